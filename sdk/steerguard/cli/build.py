@@ -1,0 +1,133 @@
+"""`steerguard build`: carry out a recipe and write an artifact folder. Loads torch only when it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from steerguard.errors import BuildError, RecipeError, SteerguardError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.progress import Progress
+
+_PACKAGED = "packaged:smollm2"
+
+_Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")]
+_Model = Annotated[str, typer.Option("--model", help=f"Folder of a Hugging Face model, or {_PACKAGED}.")]
+_Out = Annotated[Path, typer.Option("--out", help="Folder to write the artifact to; must not exist.")]
+_Registry = Annotated[Path | None, typer.Option("--registry", help="Local registry to add the artifact to.")]
+_Figures = Annotated[Path | None, typer.Option("--figures", help="Figures that benchmarks/effect.py wrote.")]
+_Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for step results (default: the user cache).")]
+
+
+def build(
+    recipe: _Recipe,
+    model: _Model,
+    out: _Out,
+    registry: _Registry = None,
+    figures: _Figures = None,
+    cache: _Cache = None,
+) -> None:
+    """Build an artifact from a recipe; a killed build continues where it stopped."""
+    # These take time to import, and `--help` must stay quick.
+    import platformdirs
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(highlight=False)
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
+    try:
+        # Read the recipe before torch is loaded: a wrong field is said at once.
+        from steerguard.build.recipe import load_recipe
+
+        parsed = load_recipe(_recipe_path(recipe))
+        if out.exists():
+            raise BuildError("The output folder exists already.", where=out, next_step="choose a new folder")
+        from steerguard.build.artifact import build_artifact
+        from steerguard.build.figures import effect_of
+
+        effect = None if figures is None else effect_of(figures, parsed.document.metadata.family)
+        loaded, tokenizer = _load(model)
+        with bars:
+            built = build_artifact(
+                parsed,
+                loaded,
+                tokenizer,
+                out=out,
+                cache=cache or platformdirs.user_cache_path("steerguard") / "build",
+                effect=effect,
+                progress=_Bars(bars),
+            )
+        for figure in built.figures:
+            console.print(f"{figure['title']} ({figure['set']}): {figure['value']}, n = {figure['n']}", markup=False)
+        if built.reused_steps:
+            console.print(f"from the cache: {', '.join(built.reused_steps)}", markup=False)
+        console.print(f"{built.folder}  {built.digest}", markup=False)
+        if registry is not None:
+            from steerguard.registry.local import LocalDirectory
+
+            pin = LocalDirectory(registry).add(built.folder)
+            console.print(f"added to {registry}: {pin.family}/{pin.variant}@{pin.version}", markup=False)
+    except SteerguardError as error:
+        typer.echo(f"{error.code}: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+class _Bars:
+    """Shows each build step as one bar."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+
+    def step(self, name: str, total: int) -> Callable[[int], None]:
+        """Add a bar and return the function that moves it."""
+        task = self._bars.add_task(name, total=total)
+        return lambda done: self._bars.update(task, completed=done)
+
+
+def _recipe_path(name: str) -> Path:
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} or path.exists():
+        return path
+    from steerguard.content import registry_directory
+
+    folder = registry_directory() / "recipes"
+    shipped = {entry.stem: entry for entry in sorted(folder.glob("*.yaml"))}
+    if name not in shipped:
+        raise RecipeError(
+            "There is no such recipe.",
+            expected=f"a file, or one of: {', '.join(shipped) or 'none shipped'}",
+            found=name,
+        )
+    return shipped[name]
+
+
+def _load(source: str) -> tuple[Any, Any]:
+    import torch
+
+    if source == _PACKAGED:
+        from steerguard.models.packaged import load_packaged_smollm2
+
+        return load_packaged_smollm2(torch.float32)
+    folder = Path(source)
+    if not folder.is_dir():
+        raise BuildError(
+            "The model folder does not exist.",
+            where="--model",
+            expected=f"a folder with config.json, or {_PACKAGED}",
+            found=source,
+        )
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise BuildError("The model cannot be loaded.", where=folder, found=type(error).__name__) from error
+    return model.eval(), tokenizer

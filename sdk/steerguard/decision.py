@@ -1,0 +1,82 @@
+"""What happened to one row of one request: readings, verdict, dose, usage. Data, no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Action = Literal["allow", "annotate", "guide", "refuse"]
+"""From least to most restrictive: `allow`, `annotate` (allow and mark), `guide`, `refuse`."""
+
+ACTION_ORDER: tuple[Action, ...] = ("allow", "annotate", "guide", "refuse")
+
+Cause = Literal["rule", "default", "unrecognised_prompt", "non_finite", "budget"]
+"""Why the intended action is what it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """One bound that a score was compared with."""
+
+    rule: str
+    bound: Literal["at_least", "below"]
+    value: float
+    """The float32 value that the score was compared with."""
+    fpr: str | None = None
+    """The calibrated false-positive rate that `value` came from, as written in the policy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """One number that a detector or a gate read from the model."""
+
+    source: str
+    """Detector id, or `<step id>/block <n>` for a gate of a guidance step."""
+    score: float | None
+    """Float32 score; None when it was not finite."""
+    thresholds: tuple[Threshold, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dose:
+    """What one guidance step did to one row."""
+
+    step: str
+    method: str
+    open_blocks: tuple[int, ...]
+    """Blocks whose gate was open for this row."""
+    coefficient: str
+    """Decimal string, multiples of the artifact's calibrated strength."""
+    positions: int
+    """Token positions that were changed in this row, counted where the change is made, summed over open blocks."""
+    expected_positions: int
+    """The same number derived from the returned sequence alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Forward tokens of one row, padding not counted."""
+
+    prompt_tokens: int
+    generated_tokens: int
+    extra_forward_tokens: int
+    """Forward tokens beyond those of the same unguided request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """The complete account of one row: `readings` and `thresholds` reproduce `intended`."""
+
+    request: str
+    row: int
+    mode: Literal["enforce", "monitor", "off"]
+    readings: tuple[Reading, ...]
+    rules: tuple[str, ...]
+    """Ids of the rules that matched, in document order."""
+    cause: Cause
+    intended: Action
+    applied: Action
+    doses: tuple[Dose, ...]
+    usage: Usage
+    template_cut: bool = False
+    """True when the refusal template did not fit into `max_new_tokens` and was cut at a word."""

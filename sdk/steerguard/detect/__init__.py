@@ -1,0 +1,1 @@
+"""Detectors: what turns hidden states into a score that rules compare."""

@@ -1,0 +1,61 @@
+"""Detect without generating: one prompt pass that reads and decides and changes nothing."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from steerguard.decision import Usage
+from steerguard.engine.active import activity
+from steerguard.engine.outcome import decision, read_verdicts
+from steerguard.engine.sampling import Engine, GuidedResult, new_request
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def check_batch(engine: Engine, model: Any, input_ids: Tensor, attention_mask: Tensor) -> GuidedResult:
+    """Return the decisions that `generate` would take for these prompts; no answer, no dose.
+
+    `applied` says what `generate` would do in the guard's mode.
+
+    Args:
+        engine: the bound engine.
+        model: the wrapped model.
+        input_ids: int64 `[rows, prompt width]`.
+        attention_mask: 1 where a token counts, `[rows, prompt width]`.
+    """
+    reading = replace(engine, mode="monitor") if engine.mode == "enforce" else engine
+    request = new_request(reading, input_ids, attention_mask.bool(), cached=False)
+    blocks = engine.program.read_blocks
+    positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    engine.hooks.acquire(blocks)
+    try:
+        with activity(request), torch.no_grad():
+            model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
+    finally:
+        engine.hooks.release(blocks)
+    verdicts = read_verdicts(request, engine.mode)
+    lengths = attention_mask.sum(dim=1).tolist()
+    request_id = secrets.token_hex(16)
+    decisions = tuple(
+        decision(
+            request,
+            request_id=request_id,
+            row=row,
+            mode=engine.mode,
+            verdict=verdict,
+            row_doses=(),
+            usage=Usage(prompt_tokens=int(lengths[row]), generated_tokens=0, extra_forward_tokens=int(lengths[row])),
+            template_cut=False,
+        )
+        for row, verdict in enumerate(verdicts)
+    )
+    prompts = tuple(
+        tuple(token for token, counts in zip(ids, mask, strict=True) if counts)
+        for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
+    )
+    return GuidedResult(output=None, decisions=decisions, prompts=prompts, answers=((),) * len(prompts))

@@ -1,0 +1,221 @@
+"""From a request's tensors to verdicts and decisions per row: one transfer from the device, then plain data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from steerguard.decision import Decision, Dose, Reading, Threshold, Usage
+from steerguard.engine.positions import expected_positions
+from steerguard.errors import GuidanceDidNotFireError
+from steerguard.policy.rules import Verdict, decide
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from steerguard.decision import Action
+    from steerguard.engine.request import GuidedRequest
+    from steerguard.guidance.intervention import Intervention
+    from steerguard.plan.plan import Mode, Plan
+
+SMALLEST_POSITIVE = 2.0**-149
+"""A linear gate opens where its score is above zero: at least the smallest positive float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowVerdict:
+    """What was decided for one row at the end of its generation prompt."""
+
+    scores: Mapping[str, float]
+    """By detector; not a number where the model's state was not finite."""
+    gate_scores: Mapping[Intervention, float]
+    verdict: Verdict
+    applied: Action
+    open: tuple[Intervention, ...]
+    """Interventions whose gate is open for this row."""
+
+
+def read_verdicts(request: GuidedRequest, mode: Mode) -> tuple[RowVerdict, ...]:
+    """Take the verdicts of a request after its prefill.
+
+    Raises:
+        GuidanceDidNotFireError: the device opened other gates than the rules say.
+    """
+    host = _to_host(
+        {
+            **{("score", name): tensor for name, tensor in request.scores.items()},
+            **{("step", name): tensor for name, tensor in request.open.items()},
+            **{("gate", item): tensor for item, tensor in request.gates.items()},
+            **{("gate score", item): tensor for item, tensor in request.gate_scores.items()},
+        }
+    )
+    return tuple(_row_verdict(request, mode, row, host) for row in range(request.rows))
+
+
+def _row_verdict(
+    request: GuidedRequest, mode: Mode, row: int, host: Mapping[tuple[str, object], list[float]]
+) -> RowVerdict:
+    scores = {name: host["score", name][row] for name in request.scores}
+    verdict = _verdict(request, row, scores)
+    for step in request.open:
+        opened = bool(host["step", step][row])
+        if opened != (verdict.action == "guide" and step in verdict.use):
+            raise GuidanceDidNotFireError(
+                "The gate on the device disagrees with the rules.",
+                expected="open" if not opened else "closed",
+                found="open" if opened else "closed",
+                where=f"guidance entry `{step}`, row {row}",
+                next_step="Report this: scores must be read again after every change of the model.",
+            )
+    return RowVerdict(
+        scores=scores,
+        gate_scores={item: host["gate score", item][row] for item in request.gate_scores},
+        verdict=verdict,
+        applied=verdict.action if mode == "enforce" else "allow",
+        open=tuple(item for item in request.gates if host["gate", item][row]),
+    )
+
+
+def _verdict(request: GuidedRequest, row: int, scores: Mapping[str, float]) -> Verdict:
+    plan = request.program.plan
+    if not request.recognised[row]:
+        return Verdict(rules=(), action=plan.unrecognised_prompt, use=(), cause="unrecognised_prompt")
+    if not all(math.isfinite(score) for score in scores.values()):
+        return Verdict(rules=(), action="refuse", use=(), cause="non_finite")
+    if not request.within_budget:
+        return Verdict(rules=(), action="refuse", use=(), cause="budget")
+    order = tuple(step.id for step in plan.steps)
+    return decide(plan.rules, plan.default_action, plan.default_use, scores, guidance=order)
+
+
+def _to_host(tensors: Mapping[tuple[str, object], Tensor]) -> dict[tuple[str, object], list[float]]:
+    """Return every tensor as floats, with one transfer. float32 and bool survive unchanged."""
+    if not tensors:
+        return {}
+    device = next(iter(tensors.values())).device
+    stacked = torch.stack([tensor.to(device=device, dtype=torch.float32) for tensor in tensors.values()])
+    return dict(zip(tensors, stacked.tolist(), strict=True))
+
+
+def readings(plan: Plan, verdict: RowVerdict) -> tuple[Reading, ...]:
+    """Return every number that was read for one row, each with the bounds that it was compared with."""
+    found = [
+        Reading(source=name, score=score if math.isfinite(score) else None, thresholds=_thresholds(plan, name))
+        for name, score in verdict.scores.items()
+    ]
+    for item, score in verdict.gate_scores.items():
+        bound = Threshold(rule=item.step, bound="at_least", value=SMALLEST_POSITIVE)
+        found.append(
+            Reading(source=item.source, score=score if math.isfinite(score) else None, thresholds=(bound,))
+        )
+    return tuple(found)
+
+
+def _thresholds(plan: Plan, detector: str) -> tuple[Threshold, ...]:
+    found: list[Threshold] = []
+    for rule in plan.rules:
+        if rule.detector == detector:
+            if rule.at_least is not None:
+                bound = rule.at_least
+                found.append(Threshold(rule=rule.id, bound="at_least", value=bound.value, fpr=bound.fpr))
+            if rule.below is not None:
+                bound = rule.below
+                found.append(Threshold(rule=rule.id, bound="below", value=bound.value, fpr=bound.fpr))
+    return tuple(found)
+
+
+def doses(
+    request: GuidedRequest, verdicts: Sequence[RowVerdict], attention: Sequence[list[int]], fed_back: int
+) -> tuple[tuple[Dose, ...], ...]:
+    """Count what was changed in each row and prove that it is what the plan asked for.
+
+    The counts come from the hooks; the expectation comes from the prompt's mask and the number of returned tokens.
+
+    Args:
+        request: the finished request.
+        verdicts: its verdicts.
+        attention: 1 or 0 per prompt column, per row.
+        fed_back: generated tokens that went through the model.
+
+    Raises:
+        GuidanceDidNotFireError: a count differs.
+    """
+    in_prompt = {item: request.changed[item].tolist() for item in request.changed}
+    return tuple(
+        _row_doses(request, row, verdict, in_prompt, attention[row], fed_back)
+        for row, verdict in enumerate(verdicts)
+    )
+
+
+def _row_doses(  # noqa: PLR0913 - one row of `doses`
+    request: GuidedRequest,
+    row: int,
+    verdict: RowVerdict,
+    in_prompt: Mapping[Intervention, list[int]],
+    attention: list[int],
+    fed_back: int,
+) -> tuple[Dose, ...]:
+    steps: dict[str, list[tuple[Intervention, int, int]]] = {}
+    for item in verdict.open:
+        found = in_prompt[item][row] + request.decode_passes.get(item.block, 0)
+        wanted = expected_positions(
+            item.positions, attention=attention, end=request.columns[row], fed_back=fed_back
+        )
+        steps.setdefault(item.step, []).append((item, found, wanted))
+    result: list[Dose] = []
+    for planned in request.program.plan.steps:
+        entries = steps.get(planned.id)
+        if not entries:
+            continue
+        for item, found, wanted in entries:
+            if found != wanted:
+                raise GuidanceDidNotFireError(
+                    "An intervention acted on another number of positions than the plan requires.",
+                    expected=f"{wanted} positions",
+                    found=f"{found} positions",
+                    where=f"{item.source}, row {row}",
+                    next_step="Unwrap and wrap the model again; a compiled forward pass does not run hooks.",
+                )
+        result.append(
+            Dose(
+                step=planned.id,
+                method=planned.method,
+                open_blocks=tuple(item.block for item, _, _ in entries),
+                coefficient=planned.coefficient,
+                positions=sum(found for _, found, _ in entries),
+                expected_positions=sum(wanted for _, _, wanted in entries),
+            )
+        )
+    return tuple(result)
+
+
+def decision(  # noqa: PLR0913 - the complete account of a row
+    request: GuidedRequest,
+    *,
+    request_id: str,
+    row: int,
+    mode: Mode,
+    verdict: RowVerdict,
+    row_doses: tuple[Dose, ...],
+    usage: Usage,
+    template_cut: bool,
+) -> Decision:
+    """Return the complete account of one row."""
+    return Decision(
+        request=request_id,
+        row=row,
+        mode=mode,
+        readings=readings(request.program.plan, verdict),
+        rules=verdict.verdict.rules,
+        cause=verdict.verdict.cause,
+        intended=verdict.verdict.action,
+        applied=verdict.applied,
+        doses=row_doses,
+        usage=usage,
+        template_cut=template_cut,
+    )

@@ -1,0 +1,214 @@
+"""One guided request: what its hooks read, decide and change.
+
+Invariants:
+- All state belongs to this object; nothing is stored on the model or the program.
+- Verdicts are taken once, at the end of the generation prompt, and frozen.
+- A row whose gate is closed is bit-identical to the unguided run of the same batch: in prefill by selection
+  (`torch.where`), in decode by adding negative zero, which changes no IEEE 754 value.
+- No decode step waits for the device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from steerguard.engine.positions import changes_decode, position_mask
+from steerguard.errors import GuidanceDidNotFireError
+from steerguard.guidance.intervention import Intervention, LinearGate, Positions
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from torch import Tensor
+
+    from steerguard.engine.program import BlockProgram, Program
+
+NEGATIVE_ZERO = -0.0
+
+
+class GuidedRequest:
+    """State of one batch from prefill to the last token.
+
+    Args:
+        owner: the guard that runs the request.
+        program: the bound plan.
+        prompt_mask: bool `[rows, prompt width]`, False at padding.
+        ends: per row the column of the end of the generation prompt; None where there is none.
+        steers: False in monitor mode and in checks: read and decide, change nothing.
+        cached: whether decode steps feed only the new token.
+        within_budget: False keeps every gate closed; the rows are refused.
+    """
+
+    permits_forward = True
+
+    def __init__(
+        self,
+        *,
+        owner: object,
+        program: Program,
+        prompt_mask: Tensor,
+        ends: Sequence[int | None],
+        steers: bool,
+        cached: bool,
+        within_budget: bool = True,
+    ) -> None:
+        self.owner = owner
+        self.program = program
+        self.prompt_mask = prompt_mask
+        self.within_budget = within_budget
+        self.recognised = tuple(end is not None for end in ends)
+        self.columns = tuple(0 if end is None else end for end in ends)
+        self.scores: dict[str, Tensor] = {}
+        """float32 `[rows]` by detector."""
+        self.open: dict[str, Tensor] = {}
+        """bool `[rows]` by guidance step, once decided."""
+        self.gates: dict[Intervention, Tensor] = {}
+        """bool `[rows]`: rows that each intervention changed."""
+        self.gate_scores: dict[Intervention, Tensor] = {}
+        """float32 `[rows]` of linear gates."""
+        self.changed: dict[Intervention, Tensor] = {}
+        """int64 `[rows]`: positions changed in prefill, or in the last pass of an uncached request."""
+        self.decode_passes: dict[int, int] = {}
+        """Decode passes that changed each block's output."""
+        self._steers = steers
+        self._cached = cached
+        self._frozen = False
+        self._decode: dict[int, tuple[Tensor, ...]] = {}
+        self._dtypes: dict[int, torch.dtype] = {}
+        self._masks: dict[tuple[Positions, int, torch.device], Tensor] = {}
+        self._ends = torch.tensor(self.columns, device=prompt_mask.device)
+        self._eligible = torch.tensor([seen and within_budget for seen in self.recognised], device=prompt_mask.device)
+        if not program.probes:
+            self._decide()
+
+    @property
+    def rows(self) -> int:
+        """Number of rows in the batch."""
+        return self.prompt_mask.shape[0]
+
+    def at_block(self, block: int, output: Any) -> Any:
+        """Read, decide and change at one block's output; None leaves it as it is."""
+        if isinstance(output, tuple):
+            changed = self._act(block, output[0])
+            return None if changed is None else (changed, *output[1:])
+        return self._act(block, output)
+
+    def freeze(self, opened: Collection[Intervention]) -> tuple[int, ...]:
+        """End the prefill: fix the gates and prepare what decode steps add.
+
+        Args:
+            opened: interventions whose gate is open for at least one row.
+
+        Returns:
+            The blocks that decode steps still change, in increasing order.
+        """
+        self._frozen = True
+        lasting = [item for item in opened if changes_decode(item.positions) or not self._cached]
+        blocks = tuple(sorted({item.block for item in lasting}))
+        for block in blocks if self._cached else ():
+            self._decode[block] = tuple(self._delta(item) for item in lasting if item.block == block)
+            self.decode_passes[block] = 0
+        return blocks
+
+    def _act(self, block: int, hidden: Tensor) -> Tensor | None:
+        if self._frozen and self._cached:
+            return self._decode_step(block, hidden)
+        program = self.program.blocks[block]
+        if not self._frozen:
+            self._check_prefill_width(block, hidden)
+            self._read(program, hidden)
+            if program.decides:
+                self._decide()
+        if not self._steers:
+            return None
+        return self._change(program, hidden)
+
+    def _decode_step(self, block: int, hidden: Tensor) -> Tensor | None:
+        deltas = self._decode.get(block)
+        if deltas is None:
+            return None
+        if hidden.shape[1] != 1:
+            raise _unexpected_width(block, 1, hidden.shape[1])
+        for delta in deltas:
+            hidden = hidden + delta
+        self.decode_passes[block] += 1
+        return hidden
+
+    def _check_prefill_width(self, block: int, hidden: Tensor) -> None:
+        width = self.prompt_mask.shape[1]
+        if hidden.shape[1] != width or hidden.shape[0] != self.rows:
+            raise _unexpected_width(block, width, hidden.shape[1])
+
+    def _at_ends(self, hidden: Tensor) -> Tensor:
+        """Return float32 `[rows, width]` at the end of each row's generation prompt."""
+        ends = self._ends.to(hidden.device)
+        return hidden[torch.arange(self.rows, device=hidden.device), ends].float()
+
+    def _read(self, program: BlockProgram, hidden: Tensor) -> None:
+        if not program.reads:
+            return
+        states = self._at_ends(hidden)
+        for probe, index in program.reads:
+            part = probe.partial(index, states)
+            so_far = self.scores.get(probe.id)
+            self.scores[probe.id] = part if so_far is None else so_far.to(part.device) + part
+
+    def _decide(self) -> None:
+        eligible = self._eligible
+        for score in self.scores.values():
+            eligible = eligible.to(score.device) & torch.isfinite(score)
+        self.open = self.program.rules.open_rows(self.scores, eligible=eligible)
+
+    def _change(self, program: BlockProgram, hidden: Tensor) -> Tensor | None:
+        if not program.interventions:
+            return None
+        incoming = hidden
+        self._dtypes[program.interventions[0].block] = hidden.dtype
+        for intervention in program.interventions:
+            gate = self.gates.get(intervention)
+            if gate is None:
+                gate = self._open_gate(intervention, incoming)
+                self.gates[intervention] = gate
+            mask = self._mask(intervention.positions, hidden) & gate[:, None]
+            self.changed[intervention] = mask.sum(dim=1)
+            vector = intervention.vector.to(device=hidden.device, dtype=hidden.dtype)
+            hidden = torch.where(mask[:, :, None], hidden + vector, hidden)
+        return hidden
+
+    def _open_gate(self, intervention: Intervention, incoming: Tensor) -> Tensor:
+        gate = self.open[intervention.step].to(incoming.device)
+        if isinstance(intervention.gate, LinearGate):
+            weight = intervention.gate.weight.to(incoming.device)
+            score = (self._at_ends(incoming) * weight).sum(dim=-1) + intervention.gate.bias
+            self.gate_scores[intervention] = score
+            gate = gate & (score > 0)
+        return gate
+
+    def _mask(self, positions: Positions, hidden: Tensor) -> Tensor:
+        key = (positions, hidden.shape[1], hidden.device)
+        if key not in self._masks:
+            self._masks[key] = position_mask(
+                positions,
+                prompt_mask=self.prompt_mask.to(hidden.device),
+                ends=self._ends.to(hidden.device),
+                width=hidden.shape[1],
+            )
+        return self._masks[key]
+
+    def _delta(self, intervention: Intervention) -> Tensor:
+        """Return `[rows, 1, width]`: the vector where the gate is open, negative zero elsewhere."""
+        gate = self.gates[intervention]
+        vector = intervention.vector.to(device=gate.device, dtype=self._dtypes[intervention.block])
+        return torch.where(gate[:, None, None], vector, torch.full_like(vector, NEGATIVE_ZERO))
+
+
+def _unexpected_width(block: int, expected: int, found: int) -> GuidanceDidNotFireError:
+    return GuidanceDidNotFireError(
+        "A forward pass had another number of positions than the request.",
+        expected=f"{expected} positions",
+        found=f"{found} positions",
+        where=f"decoder block {block}",
+        next_step="Generate without chunked prefill and without changing the batch between steps.",
+    )

@@ -1,0 +1,69 @@
+"""Rules on the device: the same verdict as `policy.rules.decide`, as tensors.
+
+So a gate can open inside the prefill without waiting for the host.
+The host repeats the verdict afterwards, and the two must agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from steerguard.decision import ACTION_ORDER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from steerguard.decision import Action
+    from steerguard.policy.rules import PlannedRule
+
+_RANK: dict[Action, int] = {action: rank for rank, action in enumerate(ACTION_ORDER)}
+_GUIDE = _RANK["guide"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRules:
+    """The rules of a plan, ready to be evaluated on score tensors."""
+
+    rules: tuple[PlannedRule, ...]
+    default_action: Action
+    default_use: tuple[str, ...]
+    steps: tuple[str, ...]
+
+    def open_rows(self, scores: Mapping[str, Tensor], *, eligible: Tensor) -> dict[str, Tensor]:
+        """Return, per guidance step, the rows whose verdict selects it.
+
+        Args:
+            scores: float32 `[rows]` by detector id.
+            eligible: bool `[rows]`; rows outside never open.
+        """
+        matched = {rule.id: self._matches(rule, scores, eligible) for rule in self.rules}
+        rank = torch.full(eligible.shape, _RANK[self.default_action], dtype=torch.int64, device=eligible.device)
+        for rule in self.rules:
+            rank = torch.where(matched[rule.id], rank.clamp(min=_RANK[rule.action]), rank)
+        guided = (rank == _GUIDE) & eligible
+        return {step: guided & self._selects(step, matched, eligible) for step in self.steps}
+
+    def _selects(self, step: str, matched: Mapping[str, Tensor], eligible: Tensor) -> Tensor:
+        by_default = self.default_action == "guide" and step in self.default_use
+        chosen = torch.full_like(eligible, by_default)
+        for rule in self.rules:
+            if rule.action == "guide" and step in rule.use:
+                chosen = chosen | matched[rule.id]
+        return chosen
+
+    @staticmethod
+    def _matches(rule: PlannedRule, scores: Mapping[str, Tensor], eligible: Tensor) -> Tensor:
+        if rule.detector is None:
+            return torch.ones_like(eligible)
+        score = scores[rule.detector]
+        match = torch.ones_like(eligible)
+        if rule.at_least is not None:
+            match = match & (score >= rule.at_least.value)
+        if rule.below is not None:
+            match = match & (score < rule.below.value)
+        return match

@@ -1,0 +1,227 @@
+"""Every error that steerguard raises.
+
+The tree is grouped by what the reader must change, so that the group is the first line of help::
+
+    SteerguardError
+    ├── PolicyError                   the document is wrong: edit the document
+    │   ├── PolicyNotFoundError
+    │   ├── PolicySyntaxError
+    │   ├── PolicyValidationError
+    │   ├── UnknownMethodError
+    │   └── UnsupportedApiVersionError
+    ├── ArtifactError                 the artifact is wrong or absent
+    │   ├── ArtifactReferenceError
+    │   ├── ArtifactNotFoundError
+    │   ├── ArtifactIntegrityError
+    │   └── ArtifactFormatError
+    ├── PlanError                     each part is fine, together they do not fit
+    │   ├── UnsupportedArchitectureError
+    │   ├── IncompatibleModelError
+    │   ├── MissingVariantError
+    │   ├── CalibrationError
+    │   ├── BudgetInfeasibleError
+    │   └── UnsupportedPlanError
+    ├── WrapError                     the model object is in the wrong state
+    │   ├── AlreadyWrappedError
+    │   ├── NotWrappedError
+    │   └── GuardedModelCopyError
+    ├── GuidanceError                 while generating
+    │   ├── UnsupportedGenerationError
+    │   ├── UnguidedForwardError
+    │   ├── NonFiniteHiddenStateError
+    │   └── GuidanceDidNotFireError
+    ├── AuditError                    the record could not be written or does not verify
+    │   ├── AuditSinkError
+    │   ├── AuditKeyError
+    │   └── AuditVerificationError
+    ├── BuildError                    a recipe could not be carried out
+    │   └── RecipeError
+    └── ContentError                  the package's own data files are missing
+
+A message states what was expected, what was found, where, and one next step.
+The same facts are attributes, so that the audit log need not parse prose.
+No message carries prompt text, generated text, token ids or keys.
+"""
+
+from __future__ import annotations
+
+
+class SteerguardError(Exception):
+    """Base of every error that this package raises.
+
+    Args:
+        summary: what went wrong, one sentence, no prompt text.
+        expected: what would have been right.
+        found: what was there instead.
+        where: file, field, block or argument.
+        next_step: the one thing to do next.
+    """
+
+    def __init__(
+        self,
+        summary: str,
+        *,
+        expected: object = None,
+        found: object = None,
+        where: object = None,
+        next_step: str | None = None,
+    ) -> None:
+        self.summary = summary
+        self.expected = expected
+        self.found = found
+        self.where = where
+        self.next_step = next_step
+        super().__init__(self._render())
+
+    def _render(self) -> str:
+        lines = [self.summary]
+        for label, value in (
+            ("where", self.where),
+            ("expected", self.expected),
+            ("found", self.found),
+            ("next step", self.next_step),
+        ):
+            if value is not None:
+                lines.append(f"  {label}: {value}")
+        return "\n".join(lines)
+
+    @property
+    def code(self) -> str:
+        """Stable, opaque name for logs and callers: the class name."""
+        return type(self).__name__
+
+
+class PolicyError(SteerguardError):
+    """The policy document is wrong: edit the document."""
+
+
+class PolicyNotFoundError(PolicyError):
+    """Raised when a policy name or path does not exist."""
+
+
+class PolicySyntaxError(PolicyError):
+    """Raised when a document is not the strict subset of YAML 1.2 that policies use."""
+
+
+class PolicyValidationError(PolicyError):
+    """Raised when a well-formed document breaks the policy schema."""
+
+
+class UnknownMethodError(PolicyError):
+    """Raised when a guidance entry names a method that the catalog does not have."""
+
+
+class UnsupportedApiVersionError(PolicyError):
+    """Raised when a document states an `apiVersion` or `kind` that this version does not read."""
+
+
+class ArtifactError(SteerguardError):
+    """The artifact is wrong or absent."""
+
+
+class ArtifactReferenceError(ArtifactError):
+    """Raised when an artifact reference cannot be parsed or names an unsupported backend."""
+
+
+class ArtifactNotFoundError(ArtifactError):
+    """Raised when no artifact of that family and version range exists in the store."""
+
+
+class ArtifactIntegrityError(ArtifactError):
+    """Raised when bytes differ from the digest or size that they were pinned to."""
+
+
+class ArtifactFormatError(ArtifactError):
+    """Raised when a manifest, header, dtype, shape or value is not what the format allows."""
+
+
+class PlanError(SteerguardError):
+    """Policy, model and artifacts are each fine, but together they do not fit."""
+
+
+class UnsupportedArchitectureError(PlanError):
+    """Raised when the decoder blocks of a model cannot be reached in a known way."""
+
+
+class IncompatibleModelError(PlanError):
+    """Raised when an artifact was made for another model (shape, tokenizer, template or fingerprint)."""
+
+
+class MissingVariantError(PlanError):
+    """Raised when a family has no variant bound to the wrapped model."""
+
+
+class CalibrationError(PlanError):
+    """Raised when a calibrated threshold cannot be resolved from the artifact's calibration."""
+
+
+class BudgetInfeasibleError(PlanError):
+    """Raised when the estimated cost already exceeds the policy's budget."""
+
+
+class UnsupportedPlanError(PlanError):
+    """Raised when a policy asks for something that this version cannot execute."""
+
+
+class WrapError(SteerguardError):
+    """The model object is in the wrong state for the call."""
+
+
+class AlreadyWrappedError(WrapError):
+    """Raised when a wrapped model is wrapped again."""
+
+
+class NotWrappedError(WrapError):
+    """Raised when a model without a bound guard is used as a guarded one."""
+
+
+class GuardedModelCopyError(WrapError):
+    """Raised when a wrapped model is pickled or copied: unwrap it first."""
+
+
+class GuidanceError(SteerguardError):
+    """Something went wrong while generating; no text is returned."""
+
+
+class UnsupportedGenerationError(GuidanceError):
+    """Raised when a way of generating would leave the guard's control."""
+
+
+class UnguidedForwardError(GuidanceError):
+    """Raised when a wrapped model is called directly, outside a guided request."""
+
+
+class NonFiniteHiddenStateError(GuidanceError):
+    """Raised when a hidden state or score is NaN or infinite where a verdict is read."""
+
+
+class GuidanceDidNotFireError(GuidanceError):
+    """Raised when an intervention acted on fewer or more positions than the plan requires."""
+
+
+class AuditError(SteerguardError):
+    """The audit record could not be written or does not verify."""
+
+
+class AuditSinkError(AuditError):
+    """Raised when an audit record could not be written."""
+
+
+class AuditKeyError(AuditError):
+    """Raised when the key for hashing content is missing, unreadable or too short."""
+
+
+class AuditVerificationError(AuditError):
+    """Raised when an audit log does not verify."""
+
+
+class BuildError(SteerguardError):
+    """An artifact could not be built."""
+
+
+class RecipeError(BuildError):
+    """Raised when a recipe document is wrong."""
+
+
+class ContentError(SteerguardError):
+    """Raised when the shipped policies or the embedded registry cannot be found."""

@@ -1,0 +1,1 @@
+"""Measuring what guidance does: refusal readings, gate rates and their intervals."""

@@ -1,0 +1,69 @@
+"""Rates with their uncertainty, and the area under the ROC curve. Pure Python."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+# Two-sided 95 % quantile of the normal distribution.
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proportion:
+    """A count out of n with its 95 % Wilson score interval."""
+
+    count: int
+    n: int
+
+    @classmethod
+    def of(cls, outcomes: Iterable[bool]) -> Proportion:
+        """Count the true outcomes."""
+        seen = list(outcomes)
+        return cls(count=sum(seen), n=len(seen))
+
+    @property
+    def rate(self) -> float:
+        """The share in [0, 1]; 0 for an empty sample."""
+        return self.count / self.n if self.n else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of Wilson (1927), which stays inside [0, 1] and is sound at 0 and n."""
+        if self.n == 0:
+            return (0.0, 1.0)
+        z2 = _Z95 * _Z95
+        centre = (self.count + z2 / 2) / (self.n + z2)
+        spread = _Z95 / (self.n + z2) * math.sqrt(self.count * (self.n - self.count) / self.n + z2 / 4)
+        return (max(0.0, centre - spread), min(1.0, centre + spread))
+
+    def as_strings(self) -> dict[str, int | str]:
+        """Return the figure with decimal strings, as manifests and `benchmarks.json` hold it."""
+        low, high = self.interval
+        return {
+            "count": self.count,
+            "n": self.n,
+            "rate": f"{self.rate:.4f}",
+            "wilson_low": f"{low:.4f}",
+            "wilson_high": f"{high:.4f}",
+        }
+
+
+def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """Return the chance that a positive scores above a negative, ties counted half.
+
+    Args:
+        positive: scores of the class that should score high; not empty.
+        negative: scores of the other class; not empty.
+
+    Raises:
+        ValueError: one class is empty.
+    """
+    if not positive or not negative:
+        message = "auroc needs at least one score of each class"
+        raise ValueError(message)
+    below = sorted(negative)
+    wins = sum(bisect_left(below, score) + bisect_right(below, score) for score in positive)
+    return wins / (2 * len(positive) * len(below))

@@ -1,0 +1,63 @@
+"""What every gate read for one conversation, and what would flip it. Data and plain words, no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from steerguard.decision import Decision, Reading, Threshold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """A decision with its margins in words."""
+
+    decision: Decision
+    lines: tuple[str, ...]
+    """One sentence per verdict, reading and bound."""
+
+    def __str__(self) -> str:
+        """Return the lines as one text."""
+        return "\n".join(self.lines)
+
+
+def explain(decision: Decision) -> Explanation:
+    """Say in words how a decision came about and what would have changed it."""
+    lines = [f"The verdict is `{decision.intended}` because of {_cause(decision)}; applied: `{decision.applied}`."]
+    if decision.cause == "unrecognised_prompt":
+        lines.append("No open assistant header of the chat template was found, so no detector was read.")
+    for reading in decision.readings:
+        lines.extend(_reading_lines(reading))
+    return Explanation(decision=decision, lines=tuple(lines))
+
+
+def _cause(decision: Decision) -> str:
+    if decision.cause == "rule":
+        return f"rule {', '.join(f'`{rule}`' for rule in decision.rules)}"
+    return {
+        "default": "the policy's default",
+        "unrecognised_prompt": "a prompt without a recognisable generation prompt",
+        "non_finite": "a state of the model that is not finite",
+        "budget": "the memory budget",
+    }[decision.cause]
+
+
+def _reading_lines(reading: Reading) -> list[str]:
+    if reading.score is None:
+        return [f"`{reading.source}` read a number that is not finite."]
+    lines = [f"`{reading.source}` read {reading.score:.4f}."]
+    lines.extend(_bound_line(reading.score, threshold) for threshold in reading.thresholds)
+    return lines
+
+
+def _bound_line(score: float, threshold: Threshold) -> str:
+    margin = score - threshold.value
+    holds = margin >= 0 if threshold.bound == "at_least" else margin < 0
+    calibrated = f" (false-positive rate {threshold.fpr})" if threshold.fpr else ""
+    relation = "at least" if threshold.bound == "at_least" else "below"
+    flip = "below" if holds == (threshold.bound == "at_least") else "at or above"
+    return (
+        f"  `{threshold.rule}` asks for {relation} {threshold.value:.4f}{calibrated}: "
+        f"{'holds' if holds else 'does not hold'} by {abs(margin):.4f}; a score {flip} {threshold.value:.4f} flips it."
+    )

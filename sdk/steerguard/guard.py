@@ -1,0 +1,243 @@
+"""The guard of one wrapped model: a bound plan, and the straight line that every `generate` follows.
+
+    arguments checked → prefill read and decided → text generated under guidance → decisions recorded → text released
+
+It owns no state of a request, so threads may generate at once.
+"""  # noqa: D415 - the first line is a sentence
+
+from __future__ import annotations
+
+import inspect
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from transformers import GenerationConfig
+
+from steerguard.engine.active import ACTIVE, Unguided, activity, require_permission
+from steerguard.engine.arguments import check_arguments, check_settings, unsupported
+from steerguard.engine.checking import check_batch
+from steerguard.engine.sampling import Engine, GuidedResult, guided_sample
+from steerguard.errors import IncompatibleModelError, UnsupportedGenerationError
+from steerguard.explain import Explanation, explain
+from steerguard.models.chat import render
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from steerguard.decision import Decision
+    from steerguard.models.chat import Conversation
+    from steerguard.plan.plan import Plan
+    from steerguard.recorder import Recorder
+
+SETTING_DEFAULTS = GenerationConfig._get_default_generation_params()  # noqa: SLF001 - the library's only list of them
+
+
+class _Call:
+    """One call of `generate`, before and after its sampling loop."""
+
+    permits_forward = False
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
+        self.result: GuidedResult | None = None
+
+    def at_block(self, block: int, output: Any) -> Any:
+        """Leave the output as it is."""
+
+
+class Guard:
+    """What stands between an app and one wrapped model; made by `steerguard.wrap`, reached as `model.guard`.
+
+    Attributes:
+        setup_seconds: how long each part of `wrap` took, by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Any,
+        setup_seconds: Mapping[str, float],
+        check_weights: Callable[[Any], None],
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._check_weights = check_weights
+        self._unfit: IncompatibleModelError | None = None
+        self._engine: Engine
+        self._recorder: Recorder
+        self._model: Callable[[], Any]
+        self.setup_seconds = dict(setup_seconds)
+
+    def bind(self, engine: Engine, recorder: Recorder, model: Callable[[], Any]) -> None:
+        """Attach the engine, the recorder and a weak reference to the model; called once by `wrap`."""
+        self._engine = engine
+        self._recorder = recorder
+        self._model = model
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force."""
+        return self._engine.program.plan
+
+    @property
+    def audit(self) -> Any:
+        """The audit log that decisions go to."""
+        return self._recorder.audit
+
+    @property
+    def hooked_blocks(self) -> tuple[int, ...]:
+        """Decoder blocks that carry a hook at this moment; empty while no request runs."""
+        return self._engine.hooks.installed
+
+    def generate(self, model: Any, original: Callable[..., Any], arguments: tuple[Any, ...], named: Any) -> Any:
+        """Generate under guidance; signature and return types are those of `model.generate`.
+
+        Args:
+            model: the wrapped model.
+            original: its own `generate`, bound.
+            arguments: positional arguments of the call.
+            named: named arguments of the call.
+
+        Raises:
+            UnsupportedGenerationError: a way of generating that this version does not guide.
+            AuditError: a decision could not be recorded; no text is returned.
+            GuidanceError: guidance failed; no text is returned.
+        """
+        if self.allows_unguided():
+            return original(*arguments, **named)
+        if self.plan.mode == "off":
+            self._recorder.bypassed("unguided", "mode off")
+            with activity(Unguided(self)):
+                return original(*arguments, **named)
+        call = _Call(self)
+        try:
+            self._require_intact()
+            self._check_call(model, original, arguments, named)
+            with activity(call):
+                output = original(*arguments, **named)
+            if call.result is None:
+                raise unsupported("a decoding loop other than greedy search and sampling")
+            self._recorder.release(call.result)
+        except BaseException as error:
+            self._recorder.failed(error)
+            raise
+        return self._with_report(output, call.result)
+
+    def sample(self, original: Callable[..., Any], input_ids: torch.Tensor, named: dict[str, Any]) -> Any:
+        """Run the sampling loop of one call; reached only from within `generate`.
+
+        Raises:
+            UnguidedForwardError: the loop was started some other way.
+        """
+        state = ACTIVE.get()
+        if self.allows_unguided():
+            return original(input_ids, **named)
+        if not isinstance(state, _Call) or state.owner is not self:
+            require_permission(self)
+            raise unsupported("a decoding loop started by hand")
+        state.result = guided_sample(self._engine, original, input_ids, **named)
+        return state.result.output
+
+    def check(self, messages: Conversation | Sequence[Conversation]) -> Any:
+        """Detect without generating: one prompt pass, nothing changed, the decision recorded.
+
+        Args:
+            messages: one conversation (a list of messages), or several.
+
+        Returns:
+            One `Decision` for one conversation, a list of them for several.
+        """
+        single = bool(messages) and hasattr(messages[0], "keys")
+        conversations = cast("Sequence[Conversation]", [messages] if single else messages)
+        decisions = self._check(conversations) if conversations else []
+        return decisions[0] if single else decisions
+
+    def explain(self, messages: Conversation) -> Explanation:
+        """Say what every detector read for one conversation and what would flip the verdict."""
+        return explain(self._check([messages])[0])
+
+    @contextmanager
+    def collect(self) -> Iterator[list[Decision]]:
+        """Gather the decisions of all calls that this thread makes inside the block, one per returned row."""
+        with self._recorder.collect() as reports:
+            yield reports
+
+    @contextmanager
+    def unguided(self, reason: str) -> Iterator[None]:
+        """Let this thread use the model without guidance inside the block; the bypass and its reason are recorded first.
+
+        Args:
+            reason: why, one sentence without prompt text; it goes to the audit log.
+
+        Raises:
+            UnsupportedGenerationError: the reason is empty.
+            AuditError: the bypass could not be recorded.
+        """
+        if not reason.strip():
+            raise UnsupportedGenerationError(
+                "A bypass needs a reason.", expected="one sentence", found="an empty text", where="guard.unguided"
+            )
+        self._recorder.bypassed("unguided", reason)
+        with activity(Unguided(self)):
+            yield
+
+    def require_permission(self) -> None:
+        """Refuse a forward pass of the model that no request of this guard started."""
+        require_permission(self)
+
+    def weights_changed(self, model: Any) -> None:
+        """Check the fingerprint again; while it does not fit, every request is refused."""
+        try:
+            with activity(Unguided(self)):
+                self._check_weights(model)
+        except IncompatibleModelError as error:
+            self._unfit = error
+            raise
+        self._unfit = None
+
+    def unwrapped(self) -> None:
+        """Record that the model goes back to its owner without guidance."""
+        self._recorder.bypassed("unwrap", "steerguard.unwrap was called")
+
+    def _check(self, conversations: Sequence[Conversation]) -> list[Decision]:
+        model = self._model()
+        batch = render(self._tokenizer, conversations, device=model.device)
+        try:
+            self._require_intact()
+            result = check_batch(self._engine, model, batch["input_ids"], batch["attention_mask"])
+            self._recorder.release(result)
+        except BaseException as error:
+            self._recorder.failed(error)
+            raise
+        return list(result.decisions)
+
+    def allows_unguided(self) -> bool:
+        """Return whether this thread is inside `unguided`."""
+        state = ACTIVE.get()
+        return isinstance(state, Unguided) and state.owner is self
+
+    def _require_intact(self) -> None:
+        if self._unfit is not None:
+            raise self._unfit
+
+    def _check_call(
+        self, model: Any, original: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> None:
+        """Refuse by name what the guard cannot follow, before anything runs."""
+        if getattr(model, "_compiled_call_impl", None) is not None:
+            raise unsupported("a compiled forward pass (`torch.compile`)")
+        bound = inspect.signature(original).bind_partial(*arguments, **named).arguments
+        rest = {**bound.pop("kwargs", {})}
+        inputs, config = bound.pop("inputs", None), bound.pop("generation_config", None)
+        if inputs is not None and model.main_input_name != "input_ids":
+            raise unsupported(f"`inputs` that are `{model.main_input_name}`")
+        effective, model_inputs = model._prepare_generation_config(config, **rest)  # noqa: SLF001 - merges as generate does
+        check_arguments({**bound, **model_inputs})
+        check_settings(effective.to_dict(), SETTING_DEFAULTS)
+
+    @staticmethod
+    def _with_report(output: Any, result: GuidedResult) -> Any:
+        """Attach the decisions to a dictionary output as `.guidance`."""
+        if not isinstance(output, torch.Tensor):
+            object.__setattr__(output, "guidance", result.decisions)
+        return output

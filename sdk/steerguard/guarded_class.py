@@ -1,0 +1,145 @@
+"""The class of a wrapped model: the model's own class with every door to generation guarded.
+
+It keeps name, qualified name and module of the original, so `isinstance`, `pipeline` and `save_pretrained` behave as
+before.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from steerguard.engine.arguments import unsupported
+from steerguard.errors import GuardedModelCopyError, NotWrappedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from steerguard.guard import Guard
+
+GUARD_ATTRIBUTE = "_steerguard_guard"
+"""Instance attribute that holds the guard; set by `wrap`, removed by `unwrap`."""
+
+OTHER_LOOPS = ("_beam_search", "_assisted_decoding", "generate_batch", "init_continuous_batching")
+"""Doors to generation that this version does not guide."""
+
+WEIGHT_CHANGES = ("load_state_dict", "load_adapter", "set_adapter", "enable_adapters", "disable_adapters")
+"""Methods after which the fingerprint is checked again."""
+
+
+def bound_guard(model: Any) -> Guard:
+    """Return the guard of a wrapped model.
+
+    Raises:
+        NotWrappedError: the object has the guarded class but no guard.
+    """
+    guard: Guard | None = model.__dict__.get(GUARD_ATTRIBUTE)
+    if guard is None:
+        raise NotWrappedError(
+            "This object has the class of a wrapped model, but no guard is bound to it.",
+            expected="a model returned by steerguard.wrap",
+            found=type(model).__name__,
+            next_step="Wrap the model with steerguard.wrap.",
+        )
+    return guard
+
+
+def is_guarded_class(cls: type) -> bool:
+    """Return whether a class was made by `guarded_class`."""
+    return "_steerguard_original" in cls.__dict__
+
+
+def original_class(cls: type) -> type:
+    """Return the class that a guarded class was made from."""
+    original: type = cls.__dict__["_steerguard_original"]
+    return original
+
+
+@functools.cache
+def guarded_class(original: type) -> type:
+    """Return the guarded subclass of a model class; one per class."""
+    namespace: dict[str, Any] = {
+        "__module__": original.__module__,
+        "__qualname__": original.__qualname__,
+        "__doc__": original.__doc__,
+        "_steerguard_original": original,
+        "guard": property(bound_guard, doc="The guard of this model: plan, reports, checks."),
+        "generate": _guarded_generate(original),
+        "_sample": _guarded_sample(original),
+        "forward": _permitted(original, "forward"),
+        "__call__": _permitted(original, "__call__"),
+        "__reduce_ex__": _no_copy,
+        "__deepcopy__": _no_copy,
+        "__copy__": _no_copy,
+        "from_pretrained": classmethod(lambda _cls, *args, **named: _plain(original, "from_pretrained")(*args, **named)),
+        "_from_config": classmethod(lambda _cls, *args, **named: _plain(original, "_from_config")(*args, **named)),
+    }
+    namespace |= {name: _refused_loop(original, name) for name in OTHER_LOOPS if hasattr(original, name)}
+    namespace |= {name: _rechecked(original, name) for name in WEIGHT_CHANGES if hasattr(original, name)}
+    return type(original.__name__, (original,), namespace)
+
+
+def _plain(original: type, name: str) -> Callable[..., Any]:
+    method: Callable[..., Any] = getattr(original, name)
+    return method
+
+
+def _guarded_generate(original: Any) -> Callable[..., Any]:
+    @functools.wraps(original.generate)
+    def generate(self: Any, *arguments: Any, **named: Any) -> Any:
+        plain = functools.partial(original.generate, self)
+        return bound_guard(self).generate(self, plain, arguments, named)
+
+    return generate
+
+
+def _guarded_sample(original: Any) -> Callable[..., Any]:
+    @functools.wraps(original._sample)  # noqa: SLF001 - the loop that generate picks by this name
+    def sample(self: Any, input_ids: Any, **named: Any) -> Any:
+        plain = functools.partial(original._sample, self)  # noqa: SLF001 - as above
+        return bound_guard(self).sample(plain, input_ids, named)
+
+    return sample
+
+
+def _permitted(original: Any, name: str) -> Callable[..., Any]:
+    inner = getattr(original, name)
+
+    @functools.wraps(inner)
+    def permitted(self: Any, *arguments: Any, **named: Any) -> Any:
+        bound_guard(self).require_permission()
+        return inner(self, *arguments, **named)
+
+    return permitted
+
+
+def _refused_loop(original: Any, name: str) -> Callable[..., Any]:
+    inner = getattr(original, name)
+
+    @functools.wraps(inner)
+    def refuse(self: Any, *arguments: Any, **named: Any) -> Any:
+        if bound_guard(self).allows_unguided():
+            return inner(self, *arguments, **named)
+        raise unsupported(f"`{name}`")
+
+    return refuse
+
+
+def _rechecked(original: Any, name: str) -> Callable[..., Any]:
+    inner = getattr(original, name)
+
+    @functools.wraps(inner)
+    def change(self: Any, *arguments: Any, **named: Any) -> Any:
+        result = inner(self, *arguments, **named)
+        bound_guard(self).weights_changed(self)
+        return result
+
+    return change
+
+
+def _no_copy(self: Any, *_arguments: Any) -> NoReturn:
+    raise GuardedModelCopyError(
+        "A wrapped model cannot be pickled or copied: the copy would run without its guard.",
+        found=type(self).__name__,
+        next_step="Call steerguard.unwrap(model) first, copy, and wrap the copy.",
+    )

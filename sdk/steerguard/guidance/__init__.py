@@ -1,0 +1,1 @@
+"""How each method guides: pure functions, and one executor per method that declares interventions as data."""

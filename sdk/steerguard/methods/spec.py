@@ -1,0 +1,73 @@
+"""The contract of a guidance method: what it declares before any tensor exists."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from steerguard.methods.section import Identifier, Section
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactNeed:
+    """One artifact that a step cannot do without."""
+
+    role: str
+    """What the artifact is to the method, for example `vectors`."""
+    reference: str
+    """Family and version range as written in the policy, for example `inferaligner@^1`."""
+    type: str
+    """Artifact type that the manifest must state, for example `steering_vectors`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """Where a step touches the model, known from the settings and the artifact parameters alone."""
+
+    steered_blocks: tuple[int, ...]
+    """Decoder blocks whose output the step changes, in increasing order."""
+    read_blocks: tuple[int, ...]
+    """Decoder blocks that the step's own gates read."""
+    strength: str
+    """Decimal string: what coefficient 1.0 multiplies the artifact's vectors by."""
+    positions: str
+    """Token positions that are changed, as named by the method."""
+
+
+ArtifactParameters = Mapping[str, Mapping[str, Any]]
+"""Manifest `params` by role."""
+
+
+class GuidanceSpec(Section, ABC):
+    """One entry of the `guidance` list: a method, its artifacts and its settings. Subclasses are final."""
+
+    id: Identifier
+    """Name by which rules and the fallback list refer to this entry; unique within the document."""
+    method: str
+    """Which method this entry configures; it decides which other fields are legal."""
+
+    @abstractmethod
+    def artifact_needs(self) -> tuple[ArtifactNeed, ...]:
+        """Return the artifacts that must resolve and verify before the step can be bound."""
+
+    @abstractmethod
+    def features(self) -> frozenset[str]:
+        """Return the engine features that the step needs, for example `operator.add`."""
+
+    @abstractmethod
+    def footprint(self, parameters: ArtifactParameters) -> Footprint | None:
+        """Return where the step touches the residual stream, or None when it does not.
+
+        Args:
+            parameters: `params` of each resolved manifest, by role.
+        """
+
+    @abstractmethod
+    def needs_buffered_stream(self) -> bool:
+        """Return whether text may be released only once the whole answer is decided."""
+
+    @abstractmethod
+    def summary(self) -> str:
+        """Return one plain sentence on what the step does with these settings."""

@@ -1,0 +1,184 @@
+"""Read residual states off a model at the end of the generation prompt, for building artifacts and fingerprints."""
+
+from __future__ import annotations
+
+import inspect as signatures
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from steerguard.errors import NonFiniteHiddenStateError, UnsupportedArchitectureError
+from steerguard.models.blocks import decoder_blocks, text_decoder
+from steerguard.models.chat import Conversation, EncodedPrompt, encode_prompts, pad_batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Position = Literal["generation_prompt_end"]
+"""Which token's state is read: the last one of the generation prompt."""
+
+
+class _DeepestBlockReachedError(Exception):
+    """Ends a forward at the deepest block that is read; never leaves this module."""
+
+
+def capture_residuals(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    conversations: Sequence[Conversation],
+    blocks: Sequence[int],
+    *,
+    batch_size: int = 8,
+    position: Position = "generation_prompt_end",
+    prefills: Sequence[str | None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
+    """Return the residual stream after the given blocks, one state per conversation.
+
+    Only the text decoder runs, without cache and no further than the deepest block that is read.
+    The model is left as it was: its mode (train or eval) and its hooks.
+
+    Args:
+        model: a decoder-only model, or a multimodal model around one.
+        tokenizer: its tokenizer or processor, with a chat template.
+        conversations: what to render; each gets the template's generation prompt.
+        blocks: 0-based block numbers, in the order in which they are wanted.
+        batch_size: conversations per forward, at least 1.
+        position: the token whose state is read; the last token of the generation prompt.
+        prefills: per conversation the beginning of the answer or None; it follows the position that is read.
+        progress: called with (conversations done, conversations in all) after each forward.
+
+    Returns:
+        Float32 states on the CPU, `[conversations, len(blocks), width]`; the last block is without the final norm.
+
+    Raises:
+        UnsupportedArchitectureError: the blocks cannot be reached, or a block number is out of range.
+        IncompatibleModelError: the chat template does not render a conversation.
+        NonFiniteHiddenStateError: a state holds NaN or an infinity.
+        ValueError: `batch_size` or `position` is not allowed.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    if position not in get_args(Position):
+        raise ValueError(f"position must be one of {get_args(Position)}, not {position!r}")
+    modules = _selected_blocks(model, blocks)
+    prompts = encode_prompts(tokenizer, conversations, prefills)
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
+    width = int(model.config.get_text_config(decoder=True).hidden_size)
+    states = torch.empty((len(prompts), len(blocks), width), dtype=torch.float32)
+    if not modules:
+        return states
+    with _evaluating(model), torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            read = _read_batch(model, tokenizer, [prompts[index] for index in chosen], modules)
+            for row, number in torch.nonzero(~torch.isfinite(read).all(dim=-1)).tolist()[:1]:
+                raise NonFiniteHiddenStateError(
+                    "A hidden state is not finite",
+                    expected="finite values",
+                    found="NaN or infinity",
+                    where=f"block {blocks[number]}, conversation {chosen[row]}",
+                    next_step="load the model in bfloat16 or float32",
+                )
+            states[chosen] = read
+            if progress is not None:
+                progress(start + len(chosen), len(order))
+    return states
+
+
+def measure_fingerprint(
+    model: PreTrainedModel, tokenizer: Any, blocks: Sequence[int], prompts: Sequence[Conversation]
+) -> torch.Tensor:
+    """Return the functional fingerprint: residual directions at the end of each prompt's generation prompt.
+
+    Args:
+        model: a decoder-only model, or a multimodal model around one.
+        tokenizer: its tokenizer or processor, with a chat template.
+        blocks: 0-based block numbers, ascending.
+        prompts: the fixed conversations; all run in one batch.
+
+    Returns:
+        Unit float32 vectors on the CPU, `[prompts, blocks, width]`.
+
+    Raises:
+        UnsupportedArchitectureError: the blocks cannot be reached, or a block number is out of range.
+        IncompatibleModelError: the chat template does not render a prompt.
+        NonFiniteHiddenStateError: a state is not finite or zero.
+    """
+    states = capture_residuals(model, tokenizer, prompts, blocks, batch_size=max(1, len(prompts)))
+    norms: torch.Tensor = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+    if bool((norms == 0).any()):
+        raise NonFiniteHiddenStateError(
+            "A hidden state has no direction",
+            expected="a vector with a positive norm",
+            found="a zero vector",
+            where="fingerprint",
+            next_step="load the model's weights before wrapping it",
+        )
+    return states / norms
+
+
+def _selected_blocks(model: PreTrainedModel, blocks: Sequence[int]) -> list[nn.Module]:
+    modules = decoder_blocks(model)
+    for number in blocks:
+        if not 0 <= number < len(modules):
+            raise UnsupportedArchitectureError(
+                "The model has no such decoder block",
+                expected=f"0 to {len(modules) - 1}",
+                found=number,
+                where="blocks",
+            )
+    return [modules[number] for number in blocks]
+
+
+def _read_batch(
+    model: PreTrainedModel, tokenizer: Any, prompts: Sequence[EncodedPrompt], modules: Sequence[nn.Module]
+) -> torch.Tensor:
+    decoder = text_decoder(model)
+    batch = pad_batch([prompt.ids for prompt in prompts], tokenizer, padding_side="left", device=model.device)
+    mask = batch["attention_mask"]
+    columns = [mask.shape[1] - len(prompt.ids) + prompt.header_end for prompt in prompts]
+    arguments: dict[str, Any] = {**batch, "use_cache": False}
+    if "position_ids" in signatures.signature(decoder.forward).parameters:
+        # Decoders count positions from the first column otherwise, padding included.
+        arguments["position_ids"] = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+    read: dict[nn.Module, torch.Tensor] = {}
+
+    def keep(module: nn.Module, _arguments: Any, output: Any) -> None:
+        hidden = output if isinstance(output, torch.Tensor) else output[0]
+        rows = torch.arange(len(columns), device=hidden.device)
+        read[module] = hidden[rows, torch.tensor(columns, device=hidden.device)].to("cpu", torch.float32)
+        if len(read) == wanted:
+            raise _DeepestBlockReachedError
+
+    wanted = len(set(modules))
+    handles = []
+    try:
+        handles += [module.register_forward_hook(keep) for module in set(modules)]
+        decoder(**arguments)
+    except _DeepestBlockReachedError:
+        return torch.stack([read[module] for module in modules], dim=1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    raise UnsupportedArchitectureError(
+        "A forward of the decoder did not pass every block that was to be read",
+        expected=f"{wanted} blocks",
+        found=f"{len(read)} blocks",
+        where=type(decoder).__name__,
+    )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off, and give every module its own mode back."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

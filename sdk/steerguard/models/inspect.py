@@ -1,0 +1,87 @@
+"""Read the facts that a plan needs off a loaded model and its tokenizer or processor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from steerguard.errors import UnsupportedArchitectureError
+from steerguard.models.blocks import decoder_blocks, text_decoder
+from steerguard.models.digests import chat_template_sha256, tokenizer_sha256
+from steerguard.models.facts import ModelFacts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_CONFIG_OF_MODALITY = {
+    "image": ("vision_config", "vision_tower_config", "image_config"),
+    "audio": ("audio_config", "speech_config"),
+    "video": ("video_config",),
+}
+
+
+def text_tokenizer(tokenizer_or_processor: Any) -> Any:
+    """Return the tokenizer of a processor, or the tokenizer itself.
+
+    Args:
+        tokenizer_or_processor: a tokenizer, or a multimodal processor that holds one as `tokenizer`.
+
+    Returns:
+        The tokenizer that turns text into ids.
+    """
+    if hasattr(tokenizer_or_processor, "convert_tokens_to_ids"):
+        return tokenizer_or_processor
+    return getattr(tokenizer_or_processor, "tokenizer", tokenizer_or_processor)
+
+
+def inspect_model(model: PreTrainedModel, tokenizer: Any | None = None) -> ModelFacts:
+    """Return the facts of a loaded model.
+
+    Args:
+        model: a decoder-only model, or a multimodal model around one.
+        tokenizer: its tokenizer or processor; None leaves both digests empty.
+
+    Returns:
+        Names, sizes, modalities and digests.
+
+    Raises:
+        UnsupportedArchitectureError: the decoder blocks cannot be reached, or the config names no width.
+    """
+    blocks = decoder_blocks(model)
+    config = model.config
+    text_config = config.get_text_config(decoder=True)
+    hidden_size = getattr(text_config, "hidden_size", None)
+    if not isinstance(hidden_size, int):
+        raise UnsupportedArchitectureError(
+            "The configuration does not state the width of the residual stream",
+            expected="an integer hidden_size",
+            found=type(hidden_size).__name__,
+            where=f"config.get_text_config() of {type(model).__name__}",
+        )
+    template_digest = None
+    if tokenizer is not None:
+        template_digest = chat_template_sha256(tokenizer) or chat_template_sha256(text_tokenizer(tokenizer))
+    return ModelFacts(
+        architecture=type(model).__name__,
+        decoder=type(text_decoder(model)).__name__,
+        num_blocks=len(blocks),
+        hidden_size=hidden_size,
+        vocab_size=int(text_config.vocab_size),
+        modalities=_modalities(model),
+        dtype=str(model.dtype).removeprefix("torch."),
+        tokenizer_sha256=None if tokenizer is None else tokenizer_sha256(text_tokenizer(tokenizer)),
+        chat_template_sha256=template_digest,
+        name=str(getattr(config, "_name_or_path", "") or ""),
+    )
+
+
+def _modalities(model: PreTrainedModel) -> tuple[str, ...]:
+    found = {"text"}
+    declared = getattr(model, "input_modalities", ())
+    declared = (declared,) if isinstance(declared, str) else declared
+    found.update(name for name in declared if name in _CONFIG_OF_MODALITY)
+    # Omni models keep these one level down, in the configuration of the part that thinks.
+    configs = [model.config, getattr(model.config, "thinker_config", None)]
+    for modality, keys in _CONFIG_OF_MODALITY.items():
+        if any(getattr(config, key, None) is not None for config in configs for key in keys):
+            found.add(modality)
+    return tuple(sorted(found))

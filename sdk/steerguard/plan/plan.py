@@ -1,0 +1,121 @@
+"""The plan: a policy resolved against one model. Frozen, serialisable, with a digest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from steerguard.canonical import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from steerguard.decision import Action
+    from steerguard.methods.spec import GuidanceSpec
+    from steerguard.models.facts import ModelFacts
+    from steerguard.plan.cost import CostFormula
+    from steerguard.policy.rules import PlannedRule
+
+Mode = Literal["enforce", "monitor", "off"]
+"""`enforce`: act. `monitor`: detect and record, change nothing. `off`: record that guidance is off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedArtifact:
+    """One artifact, pinned by digest."""
+
+    family: str
+    variant: str
+    version: str
+    digest: str
+    type: str
+
+    @property
+    def reference(self) -> str:
+        """`family/variant@version`."""
+        return f"{self.family}/{self.variant}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedDetector:
+    """One detector and the blocks that it reads."""
+
+    id: str
+    type: str
+    artifact: PinnedArtifact
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedStep:
+    """One guidance entry of the policy with everything that its executor needs."""
+
+    id: str
+    method: str
+    spec: GuidanceSpec
+    artifacts: Mapping[str, PinnedArtifact]
+    """By role."""
+    blocks: tuple[int, ...]
+    """Steered decoder blocks."""
+    read_blocks: tuple[int, ...]
+    """Blocks that the step's own gates read."""
+    positions: str
+    coefficient: str
+    strength: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What will happen on this model under this policy."""
+
+    policy_name: str
+    policy_version: str
+    policy_digest: str
+    mode: Mode
+    model: ModelFacts
+    detectors: tuple[PlannedDetector, ...]
+    steps: tuple[PlannedStep, ...]
+    rules: tuple[PlannedRule, ...]
+    default_action: Action
+    default_use: tuple[str, ...]
+    unrecognised_prompt: Literal["refuse", "allow"]
+    refusal_template: str
+    audit_content: str
+    max_extra_memory_bytes: int | None
+    max_extra_forward_tokens: int | None
+    cost: CostFormula
+
+    @property
+    def artifacts(self) -> tuple[PinnedArtifact, ...]:
+        """Every artifact of the plan, detectors first, each once."""
+        found = [detector.artifact for detector in self.detectors]
+        found += [pin for step in self.steps for pin in step.artifacts.values()]
+        return tuple(dict.fromkeys(found))
+
+    def document(self) -> dict[str, Any]:
+        """Return the plan as JSON data; numbers that are not integers are decimal strings."""
+        data = asdict(self)
+        data["steps"] = [
+            {**entry, "spec": step.spec.model_dump(mode="json")}
+            for entry, step in zip(data["steps"], self.steps, strict=True)
+        ]
+        plain = _without_floats(data)
+        if not isinstance(plain, dict):  # pragma: no cover - a dict stays a dict
+            raise TypeError
+        return plain
+
+    @property
+    def digest(self) -> str:
+        """`sha256:<hex>` over the canonical JSON of the plan; equal plans have equal digests in every process."""
+        return digest(self.document())
+
+
+def _without_floats(value: Any) -> Any:
+    """Return JSON data with floats written as decimal strings and tuples as lists."""
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, dict):
+        return {str(key): _without_floats(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_floats(item) for item in value]
+    return value

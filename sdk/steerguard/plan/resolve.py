@@ -1,0 +1,89 @@
+"""Find, for each artifact that a policy names, the variant bound to this model. Reads manifests, no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steerguard.artifacts.calibration import Calibration, parse_calibration
+from steerguard.artifacts.fit import check_fit
+from steerguard.artifacts.reference import parse_reference
+from steerguard.canonical import sha256_hex
+from steerguard.errors import ArtifactFormatError, ArtifactIntegrityError, IncompatibleModelError, MissingVariantError
+from steerguard.registry.resolve import pinned_variants
+
+if TYPE_CHECKING:
+    from steerguard.models.facts import ModelFacts
+    from steerguard.policy.document import Policy
+    from steerguard.registry.store import ArtifactStore, PinnedManifest
+
+CALIBRATION_FILE = "calibration.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedArtifact:
+    """The chosen variant of one reference."""
+
+    pin: PinnedManifest
+    calibration: Calibration | None
+
+
+def resolve_artifacts(policy: Policy, facts: ModelFacts, store: ArtifactStore) -> dict[str, ResolvedArtifact]:
+    """Return the chosen variant for every artifact reference of the policy.
+
+    Among the variants in the version range that fit the model, the highest version wins.
+
+    Raises:
+        ArtifactNotFoundError: the store has no such family or no version in the range.
+        MissingVariantError: no variant was made for this model.
+        ArtifactFormatError: the chosen artifact is of another type than the policy uses it as.
+        ArtifactIntegrityError: the calibration differs from its digest.
+    """
+    wanted = {detector.artifact: "probe" for detector in policy.detectors}
+    for step in policy.guidance:
+        for need in step.artifact_needs():
+            wanted.setdefault(need.reference, need.type)
+    return {reference: _resolve(reference, kind, facts, store) for reference, kind in wanted.items()}
+
+
+def _resolve(reference: str, kind: str, facts: ModelFacts, store: ArtifactStore) -> ResolvedArtifact:
+    misfits: list[str] = []
+    for pin in pinned_variants(store, parse_reference(reference)):
+        try:
+            check_fit(pin.manifest, facts)
+        except IncompatibleModelError as error:
+            misfits.append(f"{pin.variant}@{pin.version} ({error.summary})")
+            continue
+        if pin.manifest.type != kind:
+            raise ArtifactFormatError(
+                f"Artifact `{pin.family}` is used as `{kind}` but is of another type.",
+                expected=kind,
+                found=pin.manifest.type,
+                where=f"{pin.family}/{pin.variant}@{pin.version}",
+                next_step="Name an artifact of the expected type in the policy.",
+            )
+        return ResolvedArtifact(pin=pin, calibration=_calibration(pin, store))
+    family = parse_reference(reference).family
+    raise MissingVariantError(
+        f"No variant of `{family}` fits this model.",
+        expected=f"a variant for {facts.decoder} with {facts.num_blocks} blocks of width {facts.hidden_size}",
+        found="; ".join(misfits),
+        where=f"reference `{reference}`",
+        next_step=f"Build one: steerguard build {family} --model {facts.name or '<model folder>'} --out <folder>",
+    )
+
+
+def _calibration(pin: PinnedManifest, store: ArtifactStore) -> Calibration | None:
+    entry = next((file for file in pin.manifest.files if file.path == CALIBRATION_FILE), None)
+    if entry is None:
+        return None
+    content = store.read(pin).get(CALIBRATION_FILE, b"")
+    if sha256_hex(content) != entry.sha256:
+        raise ArtifactIntegrityError(
+            "The calibration differs from the digest in the manifest.",
+            expected=entry.sha256,
+            found=sha256_hex(content),
+            where=f"{pin.family}/{pin.variant}@{pin.version}/{CALIBRATION_FILE}",
+            next_step="Restore the artifact from its source.",
+        )
+    return parse_calibration(content)

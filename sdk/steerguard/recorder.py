@@ -1,0 +1,127 @@
+"""Every decision on its way out: first the audit log, then reports and callbacks. No record, no output."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from steerguard.audit.events import ArtifactLoad, GuardError, PolicyLoad
+from steerguard.audit.fields import ArtifactPin, PolicyReference, RecordedBudget
+from steerguard.audit.record import (
+    DecisionContext,
+    bypass_event,
+    decimal,
+    decision_event,
+    model_reference,
+    token_content,
+)
+from steerguard.errors import AuditError, SteerguardError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from steerguard.audit.log import AuditLog
+    from steerguard.decision import Decision
+    from steerguard.engine.sampling import GuidedResult
+    from steerguard.plan.plan import Plan
+
+
+class Recorder:
+    """Writes what one guard decides; collects it for callers that asked."""
+
+    def __init__(self, plan: Plan, audit: AuditLog, on_decision: Callable[[Decision], None] | None) -> None:
+        self.audit = audit
+        self._plan = plan
+        self._on_decision = on_decision
+        self._collected: ContextVar[tuple[list[Decision], ...]] = ContextVar("steerguard_collected", default=())
+        self._context = DecisionContext(
+            policy=PolicyReference(name=plan.policy_name, version=plan.policy_version, digest=plan.policy_digest),
+            plan=plan.digest,
+            model=model_reference(plan.model),
+            artifacts=tuple(ArtifactPin(ref=pin.reference, digest=pin.digest) for pin in plan.artifacts),
+        )
+
+    def loaded(self, distances: Mapping[str, tuple[float, str]]) -> None:
+        """Record that artifacts were verified and the policy put in force.
+
+        Args:
+            distances: by artifact digest the measured fingerprint distance and its limit.
+        """
+        for pin in self._plan.artifacts:
+            distance, limit = distances[pin.digest]
+            self.audit.record(
+                ArtifactLoad(
+                    artifact=ArtifactPin(ref=pin.reference, digest=pin.digest),
+                    artifact_type=pin.type,
+                    fingerprint_distance=decimal(distance),
+                    fingerprint_limit=limit,
+                )
+            )
+        self.audit.record(
+            PolicyLoad(
+                policy=self._context.policy,
+                plan=self._context.plan,
+                mode=self._plan.mode,
+                model=self._context.model,
+                artifacts=self._context.artifacts,
+            )
+        )
+
+    def release(self, result: GuidedResult) -> None:
+        """Record every decision of a batch; only then may its text leave.
+
+        Raises:
+            AuditError: a record could not be written.
+        """
+        limit = self._plan.max_extra_forward_tokens
+        for decision, prompt, answer in zip(result.decisions, result.prompts, result.answers, strict=True):
+            exceeded = decision.cause == "budget"
+            self.audit.record(
+                decision_event(
+                    decision,
+                    self._context,
+                    content=token_content(self.audit.key, prompt, answer),
+                    budget=RecordedBudget(
+                        outcome="exceeded" if exceeded else "within", max_extra_forward_tokens=limit
+                    ),
+                )
+            )
+            if decision.cause == "unrecognised_prompt" and decision.intended == "allow":
+                self.bypassed("unrecognised_prompt", "allowed by the policy", request=decision.request)
+        for decision in result.decisions:
+            for reports in self._collected.get():
+                reports.append(decision)
+            if self._on_decision is not None:
+                self._on_decision(decision)
+
+    def bypassed(self, kind: str, reason: str, *, request: str | None = None) -> None:
+        """Record that something passed without guidance because someone asked for it."""
+        self.audit.record(bypass_event(kind, reason, request=request, context=self._context))
+
+    def failed(self, error: BaseException) -> None:
+        """Record that a request failed; when even that fails, say so on the error that is about to be raised."""
+        code = error.code if isinstance(error, SteerguardError) else type(error).__name__
+        event = GuardError(
+            req=None,
+            row=None,
+            stage="audit" if isinstance(error, AuditError) else "generate",
+            code=code,
+            outcome="raise",
+            policy=self._context.policy,
+            plan=self._context.plan,
+        )
+        try:
+            self.audit.record(event)
+        except AuditError as audit_error:
+            error.add_note(f"The audit log could not record this failure: {audit_error.code}.")
+
+    @contextmanager
+    def collect(self) -> Iterator[list[Decision]]:
+        """Gather the decisions of every call that this thread makes inside the block."""
+        reports: list[Decision] = []
+        token = self._collected.set((*self._collected.get(), reports))
+        try:
+            yield reports
+        finally:
+            self._collected.reset(token)

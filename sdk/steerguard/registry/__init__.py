@@ -1,0 +1,1 @@
+"""Registries: where artifacts are found. Stores return bytes and pins; `steerguard.artifacts` judges the bytes."""

@@ -1,0 +1,208 @@
+"""A registry in a folder: `root/<family>/<variant>/<version>/…` and `root/index.json` that pins every manifest.
+
+Only what the index lists exists: a folder that it does not list is never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from steerguard.artifacts.integrity import check_integrity, pinned_manifest
+from steerguard.artifacts.manifest import manifest_digest
+from steerguard.artifacts.paths import MANIFEST, MAX_MANIFEST_BYTES
+from steerguard.artifacts.versions import parse_version
+from steerguard.content import registry_directory
+from steerguard.errors import ArtifactError, ArtifactFormatError, ArtifactIntegrityError, ArtifactNotFoundError
+from steerguard.registry.folder import read_file, read_folder, require_directory
+from steerguard.registry.index import (
+    INDEX,
+    MAX_INDEX_BYTES,
+    IndexEntry,
+    RegistryIndex,
+    index_bytes,
+    index_of,
+    parse_index,
+)
+from steerguard.registry.staging import registry_lock, staging_directory, sync_directory, write_durably, write_files
+from steerguard.registry.store import PinnedManifest
+
+
+class LocalDirectory:
+    """An `ArtifactStore` in a local folder.
+
+    Args:
+        root: folder that holds `index.json`.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def families(self) -> tuple[str, ...]:
+        """Return the names of all families, sorted.
+
+        Raises:
+            ArtifactNotFoundError: the folder is not a registry.
+            ArtifactFormatError: the index is malformed.
+        """
+        return tuple(sorted({entry.family for entry in self._index().artifacts}))
+
+    def pinned(self, family: str) -> tuple[PinnedManifest, ...]:
+        """Return every variant and version of a family, highest version first; empty when there is none.
+
+        Raises:
+            ArtifactNotFoundError: the folder is not a registry, or a listed artifact is absent.
+            ArtifactIntegrityError: a manifest has not the digest that the index pins.
+            ArtifactFormatError: the index or a manifest is malformed, or they name different artifacts.
+        """
+        pins = [self._pin(entry) for entry in self._index().artifacts if entry.family == family]
+        by_variant = sorted(pins, key=lambda pin: pin.variant)
+        return tuple(sorted(by_variant, key=lambda pin: parse_version(pin.version), reverse=True))
+
+    def read(self, pin: PinnedManifest) -> Mapping[str, bytes]:
+        """Return the content of every file of one artifact, unverified: `verify_artifact` judges it.
+
+        Raises:
+            ArtifactNotFoundError: the artifact is not there.
+            ArtifactFormatError: a symlink, special file, foreign name or oversized file stands in its folder.
+            ArtifactError: the operating system refuses.
+        """
+        return read_folder(self._folder(pin.family, pin.variant, pin.version))
+
+    def add(self, folder: Path) -> PinnedManifest:
+        """Add the artifact in a folder: all of it or nothing.
+
+        The artifact is checked against its own manifest, copied into a staging folder, flushed and renamed; the index
+        is replaced last, under the registry's lock. Adding the same artifact again changes nothing.
+
+        Raises:
+            ArtifactIntegrityError: the artifact is damaged, or the version exists with another digest.
+            ArtifactFormatError: the artifact is malformed.
+            ArtifactError: the operating system refuses, for example because the disk is full.
+        """
+        files = read_folder(folder)
+        digest = manifest_digest(files.get(MANIFEST, b""))
+        manifest, _ = check_integrity(files, digest)
+        entry = IndexEntry(family=manifest.family, variant=manifest.variant, version=manifest.version, digest=digest)
+        try:
+            with registry_lock(self.root):
+                self._add(entry, files)
+        except OSError as error:
+            raise ArtifactError(
+                f"Artifact {entry.reference} could not be added.",
+                where=self.root,
+                found=error.strerror or type(error).__name__,
+                next_step="Free space or correct the permissions, then add it again.",
+            ) from error
+        return self._pin(entry)
+
+    def _add(self, entry: IndexEntry, files: Mapping[str, bytes]) -> None:
+        index = self._index()
+        for existing in index.artifacts:
+            if existing.key == entry.key and existing.digest == entry.digest:
+                return
+            if existing.key == entry.key:
+                raise ArtifactIntegrityError(
+                    f"Artifact {entry.reference} exists already, with other content.",
+                    where=self.root,
+                    expected=existing.digest,
+                    found=entry.digest,
+                    next_step="Artifacts never change: give the new one a higher version.",
+                )
+        target = self.root / entry.family / entry.variant / entry.version
+        with staging_directory(self.root) as staging:
+            write_files(staging / "artifact", files)
+            write_durably(staging / INDEX, index_bytes(index_of((*index.artifacts, entry))))
+            try:
+                for parent in (target.parent.parent, target.parent):
+                    parent.mkdir(exist_ok=True)
+                    require_directory(parent)
+                if target.exists():
+                    # The index does not list it: what an interrupted addition left behind.
+                    target.rename(staging / "abandoned")
+                (staging / "artifact").rename(target)
+                sync_directory(target.parent)
+                sync_directory(target.parent.parent)
+                (staging / INDEX).replace(self.root / INDEX)
+            except OSError:
+                with suppress(OSError):
+                    target.rename(staging / "withdrawn")
+                _remove_empty(target.parent, target.parent.parent)
+                raise
+            sync_directory(self.root)
+
+    def _index(self) -> RegistryIndex:
+        try:
+            content = read_file(self.root / INDEX, max_bytes=MAX_INDEX_BYTES)
+        except FileNotFoundError as error:
+            raise ArtifactNotFoundError(
+                "This folder is not a registry.", where=self.root, expected=f"a folder with {INDEX}", found="no index"
+            ) from error
+        except OSError as error:
+            raise ArtifactError("The index cannot be read.", where=self.root / INDEX, found=error.strerror) from error
+        return parse_index(content, where=str(self.root / INDEX))
+
+    def _pin(self, entry: IndexEntry) -> PinnedManifest:
+        file = self._folder(entry.family, entry.variant, entry.version) / MANIFEST
+        try:
+            content = read_file(file, max_bytes=MAX_MANIFEST_BYTES)
+        except FileNotFoundError as error:
+            raise ArtifactNotFoundError(
+                f"Artifact {entry.reference} is in the index but not in the registry.", where=file
+            ) from error
+        except OSError as error:
+            raise ArtifactError("A manifest cannot be read.", where=file, found=error.strerror) from error
+        manifest = pinned_manifest(content, entry.digest)
+        if manifest.reference != entry.reference:
+            raise ArtifactFormatError(
+                "Index and manifest name different artifacts.",
+                where=file,
+                expected=entry.reference,
+                found=manifest.reference,
+            )
+        return PinnedManifest(
+            family=entry.family,
+            variant=entry.variant,
+            version=entry.version,
+            digest=entry.digest,
+            manifest=manifest,
+        )
+
+    def _folder(self, family: str, variant: str, version: str) -> Path:
+        """Return the artifact's folder after refusing symlinks on the way from the root."""
+        folder = self.root
+        for part in (family, variant, version):
+            folder /= part
+            require_directory(folder)
+        return folder
+
+
+def embedded_registry() -> LocalDirectory:
+    """Return the registry that ships with the package.
+
+    Raises:
+        ContentError: the package's data files are missing.
+    """
+    return LocalDirectory(registry_directory())
+
+
+def create_registry(root: Path) -> LocalDirectory:
+    """Make an empty registry in a new or empty folder.
+
+    Raises:
+        ArtifactError: the folder has an index already, or cannot be written.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        write_durably(root / INDEX, index_bytes(index_of(())))
+    except OSError as error:
+        raise ArtifactError("The registry cannot be made.", where=root, found=error.strerror) from error
+    return LocalDirectory(root)
+
+
+def _remove_empty(*folders: Path) -> None:
+    """Remove folders that have become empty; one that holds other artifacts stays."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()

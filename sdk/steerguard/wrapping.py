@@ -1,0 +1,277 @@
+"""`wrap`, `unwrap` and `from_pretrained`: the straight line from a policy to a guarded model, readable aloud."""
+
+from __future__ import annotations
+
+import importlib
+import time
+import weakref
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from steerguard.artifacts.fingerprint import PROMPTS, Fingerprint, check_fingerprint, recorded_fingerprint
+from steerguard.artifacts.fit import fingerprint_entry
+from steerguard.artifacts.verify import VerifiedArtifact, verify_artifact
+from steerguard.audit.log import AuditLog
+from steerguard.detect.linear_probe import bind_probe
+from steerguard.engine.hooks import BlockHooks
+from steerguard.engine.program import Program, bind_program
+from steerguard.engine.refusal import RefusalTemplate
+from steerguard.engine.sampling import Engine
+from steerguard.errors import AlreadyWrappedError, NotWrappedError, UnsupportedArchitectureError
+from steerguard.guard import Guard
+from steerguard.guarded_class import GUARD_ATTRIBUTE, bound_guard, guarded_class, is_guarded_class, original_class
+from steerguard.methods.catalog import method_named
+from steerguard.models.blocks import decoder_blocks
+from steerguard.models.capture import measure_fingerprint
+from steerguard.models.chat import GenerationPrompt
+from steerguard.models.inspect import inspect_model, text_tokenizer
+from steerguard.plan.compile import compile_plan
+from steerguard.plan.resolve import resolve_artifacts
+from steerguard.policy.load import load_policy
+from steerguard.recorder import Recorder
+from steerguard.registry.local import LocalDirectory, embedded_registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from steerguard.decision import Decision
+    from steerguard.guidance.intervention import Intervention
+    from steerguard.models.facts import ModelFacts
+    from steerguard.plan.plan import Mode, Plan
+    from steerguard.plan.resolve import ResolvedArtifact
+    from steerguard.policy.document import Policy
+    from steerguard.registry.store import ArtifactStore
+
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+
+
+class _Clock:
+    """How long each named part of `wrap` took, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def wrap(
+    model: Model,
+    policy: str | Path | Policy,
+    *,
+    tokenizer: Any,
+    mode: Mode | None = None,
+    registry: ArtifactStore | Path | str | None = None,
+    audit: AuditLog | Path | str | None = None,
+    on_decision: Callable[[Decision], None] | None = None,
+) -> Model:
+    """Guard a model: from now on every `generate` follows the policy. Returns the same object.
+
+    Either the model is guarded when this returns, or nothing about it has changed.
+
+    Args:
+        model: a decoder-only Hugging Face model, or a multimodal model around one, with its weights loaded.
+        policy: name of a shipped policy, path, `file://` reference, or a `Policy`.
+        tokenizer: the model's tokenizer or processor; its chat template tells where a prompt ends.
+        mode: overrides the policy's mode: `enforce`, `monitor` (detect and record, change nothing) or `off`.
+        registry: where artifacts come from; the embedded registry by default.
+        audit: where decisions are recorded; a log in the user's log directory by default.
+        on_decision: called with each decision once it is recorded; what it raises stops the release of the text.
+
+    Raises:
+        PolicyError: the document is wrong.
+        ArtifactError: an artifact is missing, altered or malformed.
+        PlanError: policy, artifacts and model do not fit together.
+        WrapError: the model is already wrapped.
+        AuditError: the audit log cannot be opened.
+    """
+    clock = _Clock()
+    _require_wrappable(model)
+    with clock.part("policy"):
+        document = load_policy(policy)
+    with clock.part("facts and tokenizer digest"):
+        facts = inspect_model(cast("Any", model), tokenizer)
+    store = _store(registry)
+    with clock.part("plan"):
+        resolved = resolve_artifacts(document, facts, store)
+        plan = compile_plan(document, facts, resolved, mode=mode)
+    with clock.part("artifacts"):
+        artifacts = _verified(plan, resolved, store)
+        program = _program(plan, artifacts)
+    with clock.part("fingerprint"):
+        distances = _check_weights(model, tokenizer, facts, artifacts)
+    with clock.part("generation prompt and refusal"):
+        prompt = GenerationPrompt.from_tokenizer(tokenizer)
+        template = RefusalTemplate(plan.refusal_template, text_tokenizer(tokenizer))
+    with clock.part("audit"):
+        recorder = Recorder(plan, _audit_log(audit, plan), on_decision)
+        recorder.loaded(distances)
+    guard = Guard(
+        tokenizer=tokenizer,
+        setup_seconds=clock.seconds,
+        check_weights=lambda changed: _check_weights(changed, tokenizer, facts, artifacts),
+    )
+    hooks = BlockHooks(guard, decoder_blocks(cast("Any", model)))
+    engine = Engine(
+        owner=guard,
+        program=program,
+        hooks=hooks,
+        generation_prompt=prompt,
+        template=template,
+        mode=plan.mode,
+    )
+    guard.bind(engine, recorder, weakref.ref(model))
+    object.__setattr__(model, GUARD_ATTRIBUTE, guard)
+    model.__class__ = guarded_class(type(model))
+    return model
+
+
+def unwrap(model: Model) -> Model:
+    """Take the guard off: class and attributes are those of before `wrap`. The unwrapping is recorded first.
+
+    Raises:
+        NotWrappedError: the model is not wrapped.
+        AuditError: the unwrapping could not be recorded; the model stays guarded.
+    """
+    if not is_guarded_class(type(model)):
+        raise NotWrappedError(
+            "The model is not wrapped.",
+            expected="a model returned by steerguard.wrap",
+            found=type(model).__name__,
+            next_step="Nothing to do: this model runs without a guard.",
+        )
+    bound_guard(model).unwrapped()
+    model.__class__ = original_class(type(model))
+    object.__delattr__(model, GUARD_ATTRIBUTE)
+    return model
+
+
+def from_pretrained(
+    name: str | Path,
+    policy: str | Path | Policy,
+    *,
+    mode: Mode | None = None,
+    registry: ArtifactStore | Path | str | None = None,
+    audit: AuditLog | Path | str | None = None,
+    on_decision: Callable[[Decision], None] | None = None,
+    **load: Any,
+) -> tuple[Any, Any]:
+    """Load a causal language model and its tokenizer, and wrap the model, in one line.
+
+    Args:
+        name: folder or Hub name, as for `AutoModelForCausalLM.from_pretrained`.
+        policy: as for `wrap`.
+        mode: as for `wrap`.
+        registry: as for `wrap`.
+        audit: as for `wrap`.
+        on_decision: as for `wrap`.
+        load: passed on to `AutoModelForCausalLM.from_pretrained`; remote code is never run.
+
+    Returns:
+        The guarded model and its tokenizer.
+    """
+    model = AutoModelForCausalLM.from_pretrained(name, **{**load, "trust_remote_code": False})
+    located = {key: load[key] for key in ("revision", "token", "cache_dir", "local_files_only", "gguf_file") if key in load}
+    tokenizer = AutoTokenizer.from_pretrained(name, **located)
+    wrapped = wrap(
+        model, policy, tokenizer=tokenizer, mode=mode, registry=registry, audit=audit, on_decision=on_decision
+    )
+    return wrapped, tokenizer
+
+
+def _require_wrappable(model: Any) -> None:
+    if is_guarded_class(type(model)):
+        plan = bound_guard(model).plan
+        raise AlreadyWrappedError(
+            "The model is wrapped already.",
+            expected="a model without a guard",
+            found=f"policy `{plan.policy_name}` {plan.policy_version} in force",
+            next_step="Call steerguard.unwrap(model) first.",
+        )
+    if not isinstance(model, PreTrainedModel) or not callable(getattr(model, "_sample", None)):
+        raise UnsupportedArchitectureError(
+            "Only transformers models that can generate can be wrapped.",
+            expected="a transformers PreTrainedModel with generate",
+            found=type(model).__name__,
+            next_step="Pass the model itself, not a pipeline or a container around it.",
+        )
+    if getattr(model, "_compiled_call_impl", None) is not None:
+        raise UnsupportedArchitectureError(
+            "The model's forward pass is already compiled, so hooks on its blocks would not run.",
+            expected="a model that is not compiled",
+            found=f"compiled {type(model).__name__}",
+            next_step="Wrap a model that was not passed through torch.compile.",
+        )
+    if model.device.type == "mps":
+        raise UnsupportedArchitectureError(
+            "On this device transformers ends a generation one step late, which the fired proof does not follow yet.",
+            expected="cpu or cuda",
+            found="mps",
+            next_step="Move the model to the CPU before wrapping it.",
+        )
+
+
+def _store(registry: ArtifactStore | Path | str | None) -> ArtifactStore:
+    if registry is None:
+        return embedded_registry()
+    return LocalDirectory(registry) if isinstance(registry, (str, Path)) else registry
+
+
+def _audit_log(audit: AuditLog | Path | str | None, plan: Plan) -> AuditLog:
+    if isinstance(audit, AuditLog):
+        return audit
+    content = "none" if plan.audit_content == "none" else "hmac"
+    return AuditLog.open(None if audit is None else Path(audit), content=content)
+
+
+def _verified(
+    plan: Plan, resolved: Mapping[str, ResolvedArtifact], store: ArtifactStore
+) -> dict[str, VerifiedArtifact]:
+    """Return every artifact of the plan by digest, fully verified."""
+    pins = {artifact.pin.digest: artifact.pin for artifact in resolved.values()}
+    return {pin.digest: verify_artifact(store.read(pins[pin.digest]), pin.digest) for pin in plan.artifacts}
+
+
+def _program(plan: Plan, artifacts: Mapping[str, VerifiedArtifact]) -> Program:
+    probes = [bind_probe(detector, artifacts[detector.artifact.digest]) for detector in plan.detectors]
+    interventions: list[Intervention] = []
+    for step in plan.steps:
+        module, _, function = (method_named(step.method).executor or "").partition(":")
+        bind = getattr(importlib.import_module(module), function)
+        interventions += bind(step, {role: artifacts[pin.digest] for role, pin in step.artifacts.items()})
+    return bind_program(plan, probes, interventions)
+
+
+def _check_weights(
+    model: Any, tokenizer: Any, facts: ModelFacts, artifacts: Mapping[str, VerifiedArtifact]
+) -> dict[str, tuple[float, str]]:
+    """Compare the model's fingerprint with that of every artifact; one forward pass in all.
+
+    Returns:
+        By artifact digest the measured distance and its limit.
+
+    Raises:
+        IncompatibleModelError: an artifact was made on other weights.
+    """
+    entries = {key: fingerprint_entry(artifact.manifest, facts) for key, artifact in artifacts.items()}
+    blocks = tuple(sorted({block for entry in entries.values() for block in entry.blocks}))
+    if not blocks:
+        return {}
+    directions = measure_fingerprint(model, tokenizer, blocks, PROMPTS)
+    distances: dict[str, tuple[float, str]] = {}
+    for key, entry in entries.items():
+        columns = [blocks.index(block) for block in entry.blocks]
+        measured = Fingerprint(blocks=entry.blocks, directions=directions[:, columns])
+        limit = str(entry.max_one_minus_cos)
+        found = check_fingerprint(recorded_fingerprint(artifacts[key], entry), measured, limit)
+        distances[key] = (found, limit)
+    return distances

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import operator
+
+import pytest
+
+from steerguard.audit.chain import canonical_line
+from steerguard.audit.events import BODIES, RECORDS, event_schema
+from steerguard.audit.log import AuditLog
+from steerguard.audit.record import bypass_event, decimal, decision_event, model_reference, text_content, token_content
+from steerguard.audit.sinks import MemorySink
+from steerguard.decision import Reading, Threshold
+from steerguard.errors import AuditError
+from steerguard.models.facts import ModelFacts
+
+HOLDS = {"at_least": operator.ge, "below": operator.lt}
+
+
+def recorded(body, key=None):
+    sink = MemorySink()
+    AuditLog.open(key=key, content="none" if key is None else "hmac", sink=sink).record(body)
+    return json.loads(sink.lines[1])
+
+
+def test_the_line_alone_says_which_rules_matched(decide, context):
+    record = recorded(decision_event(decide(), context, content=token_content(None, [1], [2])))
+    holds = {}
+    for reading in record["readings"]:
+        for bound in reading["thresholds"]:
+            met = HOLDS[bound["bound"]](float(reading["score"]), float(bound["value"]))
+            holds[bound["rule"]] = holds.get(bound["rule"], True) and met
+    assert [rule for rule, met in holds.items() if met] == record["rules"]
+
+
+def test_scores_and_thresholds_read_back_to_the_same_floats(decide, context):
+    decision = decide()
+    record = recorded(decision_event(decision, context, content=token_content(None, [1], [2])))
+    assert [float(reading["score"]) for reading in record["readings"]] == [r.score for r in decision.readings]
+    assert float(record["readings"][0]["thresholds"][0]["value"]) == 5.25
+
+
+def test_the_line_says_that_the_guidance_fired(decide, context):
+    (dose,) = recorded(decision_event(decide(), context, content=token_content(None, [1], [2])))["doses"]
+    assert dose["positions"] == dose["expected_positions"] == 24
+    assert dose["open_blocks"] == [3, 4]
+
+
+def test_a_score_that_is_not_finite_is_null(decide, context):
+    decision = decide(readings=(Reading(source="harm", score=None),), cause="non_finite", applied="refuse")
+    record = recorded(decision_event(decision, context, content=token_content(None, [1], None)))
+    assert record["readings"][0]["score"] is None
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_threshold_that_is_not_finite_is_refused(decide, context, value):
+    threshold = Threshold(rule="block", bound="at_least", value=value)
+    decision = decide(readings=(Reading(source="harm", score=1.0, thresholds=(threshold,)),))
+    with pytest.raises(AuditError, match="not finite"):
+        decision_event(decision, context, content=token_content(None, [1], None))
+
+
+def test_a_value_outside_the_schema_is_refused_without_being_repeated(decide, context):
+    decision = decide(rules=("how do I pick a lock?",))
+    with pytest.raises(AuditError, match=r"guard\.decision rules\.0") as caught:
+        decision_event(decision, context, content=token_content(None, [1], None))
+    assert "lock" not in str(caught.value)
+
+
+def test_decimal_accepts_what_repr_writes():
+    assert [decimal(x) for x in (1.0, -0.0, 1e300, 5e-324, 3)] == ["1.0", "-0.0", "1e+300", "5e-324", "3.0"]
+
+
+def test_content_tags_are_equal_only_for_equal_content(key):
+    content = token_content(key, [1, 2], [1, 2])
+    assert content.prompt == content.answer != token_content(key, [1, 2, 3], None).prompt
+    assert content.prompt.startswith(f"hmac:{key.id}:")
+
+
+def test_without_a_key_only_sizes_are_kept():
+    assert token_content(None, [7, 8], [9]).model_dump() == {
+        "form": "tokens",
+        "in": None,
+        "out": None,
+        "in_chars": None,
+        "out_chars": None,
+        "in_tokens": 2,
+        "out_tokens": 1,
+    }
+
+
+def test_text_content_hashes_text_and_counts_characters(key):
+    content = text_content(key, "prompt é", None)
+    assert content.prompt == key.tag("prompt é".encode())
+    assert (content.in_chars, content.out_chars, content.answer) == (8, None, None)
+
+
+def test_a_long_model_name_in_any_script_is_recorded_by_its_end():
+    facts = ModelFacts(
+        architecture="LlamaForCausalLM",
+        decoder="LlamaModel",
+        num_blocks=2,
+        hidden_size=8,
+        vocab_size=16,
+        modalities=("text",),
+        dtype="float32",
+        tokenizer_sha256=None,
+        chat_template_sha256=None,
+        name="/modèles/" * 40 + "tiny",
+    )
+    name = model_reference(facts).name
+    assert name.isascii()
+    assert name.endswith("/tiny")
+
+
+def test_a_bypass_states_its_reason_and_refuses_a_long_one(context):
+    record = recorded(bypass_event("unguided", "scoring for café", expires="2026-12-31", context=context))
+    assert record["reason"] == "scoring for caf\\xe9"
+    with pytest.raises(AuditError, match="too long"):
+        bypass_event("unguided", "x" * 257)
+    with pytest.raises(AuditError, match="kind"):
+        bypass_event("because", "x")
+
+
+def test_every_event_type_has_a_closed_model_and_a_schema_entry():
+    schema = event_schema()
+    assert set(RECORDS) == {body.event_type for body in BODIES} == set(schema["discriminator"]["mapping"])
+    json.dumps(schema)
+    for name, definition in schema["$defs"].items():
+        assert definition["additionalProperties"] is False, name
+
+
+def test_no_schema_admits_a_float():
+    def types(node):
+        if isinstance(node, dict):
+            yield from (value for name, value in node.items() if name == "type" and isinstance(value, str))
+            yield from (kind for value in node.values() for kind in types(value))
+        elif isinstance(node, list):
+            yield from (kind for value in node for kind in types(value))
+
+    assert set(types(event_schema())) <= {"object", "array", "string", "integer", "boolean", "null"}
+
+
+def test_a_record_validates_against_its_own_line(decide, context):
+    record = recorded(decision_event(decide(), context, content=token_content(None, [1], [2])))
+    RECORDS["guard.decision"].model_validate_json(canonical_line(record))
