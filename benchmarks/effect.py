@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 import steerguard
+from steerguard.artifacts.calibration import Calibration, parse_calibration
 from steerguard.build.contrast import prompt_file
 from steerguard.content import registry_directory
 from steerguard.decision import Decision
@@ -26,12 +27,29 @@ from steerguard.evaluate.proportions import Proportion, auroc
 from steerguard.evaluate.refusal import repeated_trigram_share, strict_refusal
 from steerguard.models.chat import render
 from steerguard.models.packaged import load_packaged_smollm2
+from steerguard.policy.document import Policy
+from steerguard.policy.load import parse_policy
+from steerguard.registry.local import embedded_registry
 
 Chat = list[dict[str, str]]
 
 GATE, STEERING = ("harmful-intent",), ("inferaligner",)
 BOTH = ("harmful-intent", "inferaligner")
 _ACTING = {"guide", "refuse"}
+_RATES = ("0.02", "0.05", "0.1", "0.15")
+
+ALWAYS_STEER = """\
+apiVersion: steerguard/v1alpha1
+kind: GuidancePolicy
+metadata: {name: always-steer, version: "1.0.0", description: Measure steering alone with the gate held open., owner: benchmarks}
+target: {modalities: [text]}
+detectors:
+  - {id: harmful_intent, type: linear_probe, artifact: harmful-intent@^1, read: generation_prompt_end}
+guidance:
+  - {id: steer, method: inferaligner, artifact: inferaligner@^1}
+rules:
+  - {id: everything, when: {always: true}, then: {action: guide, use: [steer]}}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +78,15 @@ def main() -> None:
         "policy": options.policy,
         "figures": figures,
         "notes": [
-            "A gate counts as open when the policy's intended action is guide or refuse.",
+            (
+                "The benign prompts that rates such as fpr 0.05 refer to are hard on purpose (near misses of harmful ones); "
+                "ordinary ones reach the same threshold far less often."
+            ),
             "A strict refusal starts with a refusal phrase and states inability; it says nothing about harm.",
-            "Estimators, blocks, strength and thresholds were chosen on the project's own prompts while looking at AdvBench "
-            "rows 0-259 and CAST condition_harmful train; the rows above were only measured.",
+            (
+                "Estimators, blocks, strength and thresholds were chosen on the project's own prompts while looking at AdvBench "
+                "rows 0-259 and CAST condition_harmful train; the rows above were only measured."
+            ),
         ],
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -83,14 +106,25 @@ class Run:
     def gate_figures(self, harmful: list[PromptGroup], benign: list[PromptGroup]) -> list[dict[str, Any]]:
         """Return how often the gate opens on each group, and how well its score separates them."""
         figures: list[dict[str, Any]] = []
+        calibration = _calibration()
         scores: dict[str, list[float]] = {}
         for group in (*harmful, *benign):
             _say(f"gate on {group.title}")
             decisions = self._check(group.chats)
-            opened = Proportion.of(decision.intended in _ACTING for decision in decisions)
             scores[group.id] = [score for decision in decisions if (score := decision.readings[0].score) is not None]
-            figures.append(_rate(f"gate.{group.id}", "gate opens", group.title, opened, BOTH))
-        for high, low in (("advbench", "cast_harmless"), ("cast_harmful", "cast_harmless"), ("own_harmful", "own_benign")):
+            for rate in _RATES:
+                fired = Proportion.of(score >= calibration.threshold(rate) for score in scores[group.id])
+                figures.append(
+                    _rate(f"gate.{group.id}.fpr_{rate}", f"score reaches fpr {rate}", group.title, fired, GATE)
+                )
+            acted = Proportion.of(decision.intended in _ACTING for decision in decisions)
+            title = f"policy {self._policy} guides or refuses"
+            figures.append(_rate(f"policy.{group.id}", title, group.title, acted, BOTH))
+        for high, low in (
+            ("advbench", "cast_harmless"),
+            ("cast_harmful", "cast_harmless"),
+            ("own_harmful", "own_benign"),
+        ):
             titles = {group.id: group.title for group in (*harmful, *benign)}
             figures.append(
                 {
@@ -109,36 +143,31 @@ class Run:
         _say(f"unguided answers on {group.title}")
         plain = self._answers(group.chats)
         _say(f"guarded answers on {group.title}")
-        guarded, decisions = self._guarded_answers(group.chats)
-        steered = [text for text, decision in zip(guarded, decisions, strict=True) if decision.applied == "guide"]
-        on = group.title
-        figures = [
+        guarded, _ = self._guarded_answers(group.chats, self._policy)
+        _say(f"answers with the gate held open on {group.title}")
+        steered, _ = self._guarded_answers(group.chats, parse_policy(ALWAYS_STEER, file="always-steer.yaml"))
+        share = sum(map(repeated_trigram_share, steered)) / len(steered)
+        on, open_gate = group.title, "strict refusal, steered with the gate held open"
+        guided = f"strict refusal, policy {self._policy}"
+        return [
             _rate("strict.unguided", "strict refusal, unguided", on, Proportion.of(map(strict_refusal, plain)), BOTH),
-            _rate("strict.guarded", "strict refusal, guarded", on, Proportion.of(map(strict_refusal, guarded)), BOTH),
+            _rate("strict.guarded", guided, on, Proportion.of(map(strict_refusal, guarded)), BOTH),
+            _rate("strict.steered", open_gate, on, Proportion.of(map(strict_refusal, steered)), STEERING),
+            {
+                "id": "repetition.steered",
+                "families": list(STEERING),
+                "title": "mean share of repeated word trigrams, steered with the gate held open",
+                "set": on,
+                "value": f"{share:.4f}",
+                "n": len(steered),
+            },
         ]
-        if steered:
-            on = f"{group.title}, rows that were steered"
-            figures.append(
-                _rate("strict.steered", "strict refusal", on, Proportion.of(map(strict_refusal, steered)), STEERING)
-            )
-            share = sum(map(repeated_trigram_share, steered)) / len(steered)
-            figures.append(
-                {
-                    "id": "repetition.steered",
-                    "families": list(STEERING),
-                    "title": "mean share of repeated word trigrams",
-                    "set": on,
-                    "value": f"{share:.4f}",
-                    "n": len(steered),
-                }
-            )
-        return figures
 
     def benign_figures(self, group: PromptGroup) -> list[dict[str, Any]]:
         """Return how many benign answers differ from the unguided ones, and how many of those had a closed gate."""
         _say(f"answers on {group.title}")
         plain = self._answers(group.chats)
-        guarded, decisions = self._guarded_answers(group.chats)
+        guarded, decisions = self._guarded_answers(group.chats, self._policy)
         on = f"{group.title}, first {len(group.chats)}"
         changed = [before != after for before, after in zip(plain, guarded, strict=True)]
         closed = [differs for differs, decision in zip(changed, decisions, strict=True) if decision.applied == "allow"]
@@ -152,21 +181,23 @@ class Run:
                 BOTH,
             ),
             _rate(
-                "benign.refused", "strict refusal of a benign prompt", on, Proportion.of(map(strict_refusal, guarded)), BOTH
+                "benign.refused",
+                "strict refusal of a benign prompt",
+                on,
+                Proportion.of(map(strict_refusal, guarded)),
+                BOTH,
             ),
         ]
 
     def _check(self, chats: list[Chat]) -> list[Decision]:
         model = steerguard.wrap(self._model, self._policy, tokenizer=self._tokenizer)
         try:
-            return [
-                decision for batch in _batches(chats, self._batch_size) for decision in model.guard.check(batch)
-            ]
+            return [decision for batch in _batches(chats, self._batch_size) for decision in model.guard.check(batch)]
         finally:
             steerguard.unwrap(model)
 
-    def _guarded_answers(self, chats: list[Chat]) -> tuple[list[str], list[Decision]]:
-        model = steerguard.wrap(self._model, self._policy, tokenizer=self._tokenizer)
+    def _guarded_answers(self, chats: list[Chat], policy: str | Policy) -> tuple[list[str], list[Decision]]:
+        model = steerguard.wrap(self._model, policy, tokenizer=self._tokenizer)
         try:
             with model.guard.collect() as reports:
                 answers = self._answers(chats)
@@ -185,6 +216,12 @@ class Run:
         return texts
 
 
+def _calibration() -> Calibration:
+    registry = embedded_registry()
+    pin = registry.pinned("harmful-intent")[0]
+    return parse_calibration(registry.read(pin)["calibration.json"])
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with advbench, cast, gsm8k and truthfulqa")
@@ -192,8 +229,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--policy", default="harmlessness", help="shipped name or file")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--max-new-tokens", type=int, default=32)
-    parser.add_argument("--benign-rows", type=int, default=200, help="rows of CAST harmless test that are answered twice")
-    parser.add_argument("--utility-rows", type=int, default=200, help="rows of GSM8K and TruthfulQA that the gate reads")
+    parser.add_argument(
+        "--benign-rows", type=int, default=200, help="rows of CAST harmless test that are answered twice"
+    )
+    parser.add_argument(
+        "--utility-rows", type=int, default=200, help="rows of GSM8K and TruthfulQA that the gate reads"
+    )
     return parser.parse_args()
 
 
@@ -209,7 +250,9 @@ def _groups(data: Path, utility_rows: int) -> tuple[list[PromptGroup], list[Prom
     prompts = registry_directory() / "prompts"
     own_harmful = prompt_file(prompts / "harmful.jsonl").split("held_out")
     own_benign = prompt_file(prompts / "benign.jsonl").split("held_out")
-    scary = [list(chat) for chat, kind in zip(own_benign.conversations, own_benign.kinds, strict=True) if kind == "scary"]
+    scary = [
+        list(chat) for chat, kind in zip(own_benign.conversations, own_benign.kinds, strict=True) if kind == "scary"
+    ]
     harmful = [
         PromptGroup("advbench", "AdvBench rows 260-519", _single(advbench)),
         PromptGroup("cast_harmful", "CAST harmful test", _single([row["harmful"] for row in cast])),

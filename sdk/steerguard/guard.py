@@ -17,8 +17,9 @@ from transformers import GenerationConfig
 from steerguard.engine.active import ACTIVE, Unguided, activity, require_permission
 from steerguard.engine.arguments import check_arguments, check_settings, unsupported
 from steerguard.engine.checking import check_batch
-from steerguard.engine.sampling import Engine, GuidedResult, guided_sample
-from steerguard.errors import IncompatibleModelError, UnsupportedGenerationError
+from steerguard.engine.loop import Engine
+from steerguard.engine.sampling import GuidedResult, guided_sample
+from steerguard.errors import SteerguardError, UnsupportedGenerationError
 from steerguard.explain import Explanation, explain
 from steerguard.models.chat import render
 
@@ -58,11 +59,11 @@ class Guard:
         *,
         tokenizer: Any,
         setup_seconds: Mapping[str, float],
-        check_weights: Callable[[Any], None],
+        check_weights: Callable[[Any], object],
     ) -> None:
         self._tokenizer = tokenizer
         self._check_weights = check_weights
-        self._unfit: IncompatibleModelError | None = None
+        self._unfit: SteerguardError | None = None
         self._engine: Engine
         self._recorder: Recorder
         self._model: Callable[[], Any]
@@ -78,6 +79,11 @@ class Guard:
     def plan(self) -> Plan:
         """The plan in force."""
         return self._engine.program.plan
+
+    @property
+    def engine(self) -> Engine:
+        """The bound engine, for benchmarks and tests."""
+        return self._engine
 
     @property
     def audit(self) -> Any:
@@ -190,7 +196,7 @@ class Guard:
         try:
             with activity(Unguided(self)):
                 self._check_weights(model)
-        except IncompatibleModelError as error:
+        except SteerguardError as error:
             self._unfit = error
             raise
         self._unfit = None
@@ -218,7 +224,7 @@ class Guard:
 
     def _require_intact(self) -> None:
         if self._unfit is not None:
-            raise self._unfit
+            raise self._unfit.with_traceback(None)
 
     def _check_call(
         self, model: Any, original: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]

@@ -71,7 +71,9 @@ def guarded_class(original: type) -> type:
         "__reduce_ex__": _no_copy,
         "__deepcopy__": _no_copy,
         "__copy__": _no_copy,
-        "from_pretrained": classmethod(lambda _cls, *args, **named: _plain(original, "from_pretrained")(*args, **named)),
+        "from_pretrained": classmethod(
+            lambda _cls, *args, **named: _plain(original, "from_pretrained")(*args, **named)
+        ),
         "_from_config": classmethod(lambda _cls, *args, **named: _plain(original, "_from_config")(*args, **named)),
     }
     namespace |= {name: _refused_loop(original, name) for name in OTHER_LOOPS if hasattr(original, name)}
@@ -130,9 +132,12 @@ def _rechecked(original: Any, name: str) -> Callable[..., Any]:
 
     @functools.wraps(inner)
     def change(self: Any, *arguments: Any, **named: Any) -> Any:
-        result = inner(self, *arguments, **named)
-        bound_guard(self).weights_changed(self)
-        return result
+        guard = bound_guard(self)
+        try:
+            return inner(self, *arguments, **named)
+        finally:
+            # A call that failed half way has changed weights too.
+            guard.weights_changed(self)
 
     return change
 

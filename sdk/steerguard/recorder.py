@@ -82,22 +82,23 @@ class Recorder:
                     decision,
                     self._context,
                     content=token_content(self.audit.key, prompt, answer),
-                    budget=RecordedBudget(
-                        outcome="exceeded" if exceeded else "within", max_extra_forward_tokens=limit
-                    ),
+                    budget=RecordedBudget(outcome="exceeded" if exceeded else "within", max_extra_forward_tokens=limit),
                 )
             )
             if decision.cause == "unrecognised_prompt" and decision.intended == "allow":
-                self.bypassed("unrecognised_prompt", "allowed by the policy", request=decision.request)
+                allowed = self._plan.unrecognised_prompt
+                self.bypassed(
+                    "unrecognised_prompt", allowed.reason or "", request=decision.request, expires=allowed.expires
+                )
         for decision in result.decisions:
             for reports in self._collected.get():
                 reports.append(decision)
             if self._on_decision is not None:
                 self._on_decision(decision)
 
-    def bypassed(self, kind: str, reason: str, *, request: str | None = None) -> None:
+    def bypassed(self, kind: str, reason: str, *, request: str | None = None, expires: str | None = None) -> None:
         """Record that something passed without guidance because someone asked for it."""
-        self.audit.record(bypass_event(kind, reason, request=request, context=self._context))
+        self.audit.record(bypass_event(kind, reason, request=request, expires=expires, context=self._context))
 
     def failed(self, error: BaseException) -> None:
         """Record that a request failed; when even that fails, say so on the error that is about to be raised."""

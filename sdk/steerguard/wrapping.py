@@ -19,7 +19,7 @@ from steerguard.detect.linear_probe import bind_probe
 from steerguard.engine.hooks import BlockHooks
 from steerguard.engine.program import Program, bind_program
 from steerguard.engine.refusal import RefusalTemplate
-from steerguard.engine.sampling import Engine
+from steerguard.engine.loop import Engine
 from steerguard.errors import AlreadyWrappedError, NotWrappedError, UnsupportedArchitectureError
 from steerguard.guard import Guard
 from steerguard.guarded_class import GUARD_ATTRIBUTE, bound_guard, guarded_class, is_guarded_class, original_class
@@ -28,7 +28,7 @@ from steerguard.models.blocks import decoder_blocks
 from steerguard.models.capture import measure_fingerprint
 from steerguard.models.chat import GenerationPrompt
 from steerguard.models.inspect import inspect_model, text_tokenizer
-from steerguard.plan.compile import compile_plan
+from steerguard.plan.compile import check_supported, compile_plan
 from steerguard.plan.resolve import resolve_artifacts
 from steerguard.policy.load import load_policy
 from steerguard.recorder import Recorder
@@ -102,10 +102,12 @@ def wrap(
         facts = inspect_model(cast("Any", model), tokenizer)
     store = _store(registry)
     with clock.part("plan"):
+        # Before artifacts are looked for: those of a method that cannot run yet need not exist.
+        check_supported(document)
         resolved = resolve_artifacts(document, facts, store)
         plan = compile_plan(document, facts, resolved, mode=mode)
     with clock.part("artifacts"):
-        artifacts = _verified(plan, resolved, store)
+        artifacts = _verified(plan, resolved)
         program = _program(plan, artifacts)
     with clock.part("fingerprint"):
         distances = _check_weights(model, tokenizer, facts, artifacts)
@@ -130,8 +132,9 @@ def wrap(
         mode=plan.mode,
     )
     guard.bind(engine, recorder, weakref.ref(model))
+    guarded = guarded_class(cast("Any", type(model)))
     object.__setattr__(model, GUARD_ATTRIBUTE, guard)
-    model.__class__ = guarded_class(type(model))
+    model.__class__ = guarded
     return model
 
 
@@ -180,7 +183,9 @@ def from_pretrained(
         The guarded model and its tokenizer.
     """
     model = AutoModelForCausalLM.from_pretrained(name, **{**load, "trust_remote_code": False})
-    located = {key: load[key] for key in ("revision", "token", "cache_dir", "local_files_only", "gguf_file") if key in load}
+    located = {
+        key: load[key] for key in ("revision", "token", "cache_dir", "local_files_only", "gguf_file") if key in load
+    }
     tokenizer = AutoTokenizer.from_pretrained(name, **located)
     wrapped = wrap(
         model, policy, tokenizer=tokenizer, mode=mode, registry=registry, audit=audit, on_decision=on_decision
@@ -229,16 +234,16 @@ def _store(registry: ArtifactStore | Path | str | None) -> ArtifactStore:
 def _audit_log(audit: AuditLog | Path | str | None, plan: Plan) -> AuditLog:
     if isinstance(audit, AuditLog):
         return audit
-    content = "none" if plan.audit_content == "none" else "hmac"
-    return AuditLog.open(None if audit is None else Path(audit), content=content)
+    return AuditLog.open(None if audit is None else Path(audit), content=plan.audit_content)
 
 
-def _verified(
-    plan: Plan, resolved: Mapping[str, ResolvedArtifact], store: ArtifactStore
-) -> dict[str, VerifiedArtifact]:
+def _verified(plan: Plan, resolved: Mapping[str, ResolvedArtifact]) -> dict[str, VerifiedArtifact]:
     """Return every artifact of the plan by digest, fully verified."""
-    pins = {artifact.pin.digest: artifact.pin for artifact in resolved.values()}
-    return {pin.digest: verify_artifact(store.read(pins[pin.digest]), pin.digest) for pin in plan.artifacts}
+    found = {artifact.pin.digest: artifact for artifact in resolved.values()}
+    return {
+        pin.digest: verify_artifact(found[pin.digest].store.read(found[pin.digest].pin), pin.digest)
+        for pin in plan.artifacts
+    }
 
 
 def _program(plan: Plan, artifacts: Mapping[str, VerifiedArtifact]) -> Program:

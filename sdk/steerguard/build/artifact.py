@@ -116,9 +116,7 @@ def _fingerprint_file(weights: str) -> str:
     return f"weights/fingerprint.{weights}.safetensors"
 
 
-def _manifest_fields(
-    context: BuildContext, parts: ArtifactParts, directions: Mapping[str, Tensor]
-) -> dict[str, Any]:
+def _manifest_fields(context: BuildContext, parts: ArtifactParts, directions: Mapping[str, Tensor]) -> dict[str, Any]:
     document, facts = context.recipe.document, context.facts
     settings = document.fingerprint
     return {

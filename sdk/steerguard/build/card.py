@@ -93,9 +93,11 @@ def _table(figures: Sequence[Mapping[str, Any]]) -> str:
 
 def _weights_limit(document: RecipeDocument) -> tuple[str, ...]:
     return (
-        f"It was built on these weights: {document.base.source}. "
-        "Other weights of the same model (another quantisation, the original checkpoint, a fine-tune) are another "
-        "variant and are refused by the fingerprint.",
+        (
+            f"It was built on these weights: {document.base.source}. "
+            "Other weights of the same model (another quantisation, the original checkpoint, a fine-tune) are another "
+            "variant and are refused by the fingerprint."
+        ),
         "It was built from English prompts in the model's own chat template.",
     )
 

@@ -54,7 +54,13 @@ class PromptSet:
 
     def split(self, name: Split) -> PromptSet:
         """Return the conversations of one split."""
-        chosen = [index for index, split in enumerate(self.splits) if split == name]
+        return self._chosen([index for index, split in enumerate(self.splits) if split == name])
+
+    def without_kinds(self, kinds: tuple[str, ...]) -> PromptSet:
+        """Return the conversations whose kind is none of these."""
+        return self._chosen([index for index, kind in enumerate(self.kinds) if kind not in kinds])
+
+    def _chosen(self, chosen: list[int]) -> PromptSet:
         return PromptSet(
             ids=tuple(self.ids[index] for index in chosen),
             kinds=tuple(self.kinds[index] for index in chosen),

@@ -58,7 +58,7 @@ def own_answers(
     answers = torch.full((len(conversations), tokens), -1, dtype=torch.int64)
     for start in range(0, len(conversations), batch_size):
         rows = list(conversations[start : start + batch_size])
-        inputs = render(tokenizer, rows)
+        inputs = render(tokenizer, rows, device=model.device)
         with torch.inference_mode():
             full = model.generate(
                 **inputs,
@@ -122,11 +122,11 @@ def train_donor(
     }
     optimiser = torch.optim.AdamW(moving.values(), lr=settings.learning_rate, weight_decay=0.0)
     half = settings.batch_size // 2
-    refuse, answer = _cycle(harmful, seed), _cycle(benign, seed + 1)
+    refuse, answer = cycle(harmful, seed), cycle(benign, seed + 1)
     for step in range(settings.steps):
         batch = [refuse(step * half + offset) for offset in range(half)]
         batch += [answer(step * half + offset) for offset in range(half)]
-        loss = _answer_loss(donor, batch)
+        loss = answer_loss(donor, batch)
         if not bool(torch.isfinite(loss)):
             raise BuildError(
                 "The donor's loss is not finite.",
@@ -135,7 +135,7 @@ def train_donor(
                 next_step="lower artifact.donor.learning_rate",
             )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         nn.utils.clip_grad_norm_(list(moving.values()), _MAX_GRADIENT_NORM)
         optimiser.step()
         progress(step + 1)
@@ -163,15 +163,21 @@ def _trainable_copy(model: Any, train_blocks: Sequence[int]) -> Any:
     return donor
 
 
-def _cycle(examples: Sequence[Lesson], seed: int) -> Callable[[int], Lesson]:
+def cycle(examples: Sequence[Lesson], seed: int) -> Callable[[int], Lesson]:
+    """Return a function from a counter to an example: a shuffled order, repeated."""
     order = list(range(len(examples)))
     # Not security: the order of training examples, the same for the same seed.
     random.Random(seed).shuffle(order)  # noqa: S311 - see the line above
     return lambda index: examples[order[index % len(order)]]
 
 
-def _answer_loss(model: Any, batch: Sequence[Lesson]) -> Tensor:
-    """Return the mean cross entropy of the answer tokens; logits are computed at answer positions only."""
+def answer_loss(model: Any, batch: Sequence[Lesson]) -> Tensor:
+    """Return the mean cross entropy of the answer tokens; logits are computed at answer positions only.
+
+    Args:
+        model: a transformers model; gradients flow to whatever asks for them.
+        batch: examples.
+    """
     length = max(len(lesson.prompt) + len(lesson.answer) for lesson in batch)
     ids = torch.zeros(len(batch), length, dtype=torch.int64)
     mask = torch.zeros(len(batch), length, dtype=torch.int64)

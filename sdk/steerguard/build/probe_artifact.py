@@ -51,8 +51,10 @@ def build_probe(context: BuildContext, recipe: ProbeRecipe) -> ArtifactParts:
         params={"blocks": list(recipe.blocks), "read": "generation_prompt_end", "reduce": "mean"},
         how_made=_how_made(context, recipe, calibration),
         limits=(
-            "A small model does not separate borderline-safe from unsafe questions, nor benign requests on the same "
-            "topics in the same style as harmful ones: expect false positives there.",
+            (
+                "A small model does not separate borderline-safe from unsafe questions, nor benign requests on the same "
+                "topics in the same style as harmful ones: expect false positives there."
+            ),
             "Thresholds as false-positive rates hold on average for benign prompts like those of the calibration split.",
             "Long, many-turn or unusual system prompts shift the score.",
         ),
@@ -148,8 +150,12 @@ def _how_made(context: BuildContext, recipe: ProbeRecipe, calibration: Calibrati
     harmful, benign = context.data.harmful.split("build"), context.data.benign.split("build")
     return (
         f"{len(harmful)} harmful and {len(benign)} benign prompts of the project's own contrast set, split `build`.",
-        f"One linear classifier ({recipe.estimator.replace('_', ' ')}) per block on the float32 residual at the end of "
-        f"the generation prompt, blocks {', '.join(str(block) for block in recipe.blocks)}; the score is their mean.",
-        f"Calibrated on {calibration.n} other benign prompts, split `calibration`, with {recipe.calibration_weights} "
-        f"weights: the smallest false-positive rate that a policy may ask for is {calibration.smallest_fpr}.",
+        (
+            f"One linear classifier ({recipe.estimator.replace('_', ' ')}) per block on the float32 residual at the end of "
+            f"the generation prompt, blocks {', '.join(str(block) for block in recipe.blocks)}; the score is their mean."
+        ),
+        (
+            f"Calibrated on {calibration.n} other benign prompts, split `calibration`, with {recipe.calibration_weights} "
+            f"weights: the smallest false-positive rate that a policy may ask for is {calibration.smallest_fpr}."
+        ),
     )

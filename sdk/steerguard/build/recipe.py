@@ -80,6 +80,20 @@ class DonorSettings(_Part):
     learning_rate: Annotated[float, Field(gt=0, le=0.01)]
     benign_answer_tokens: Annotated[int, Field(ge=1, le=256)]
     """Tokens kept of the target's own greedy answer to a benign prompt."""
+    benign_kinds_left_out: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Kinds of benign prompts that neither the donor nor the vectors see, such as near misses of harmful ones."""
+
+
+class RefinementSettings(_Part):
+    """Gradient steps on the vectors alone, after the donor was read."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)]
+    batch_size: Annotated[int, Field(ge=1, le=256)]
+    """Harmful prompts per step."""
+    learning_rate: Annotated[float, Field(gt=0, le=10)]
+    """Adam step size in units of the residual stream."""
+    start_strength: Annotated[float, Field(ge=0, le=8)] = 0.5
+    """Multiple of the donor's vectors that the steps start from."""
 
 
 class SteeringVectorsRecipe(_Part):
@@ -87,6 +101,8 @@ class SteeringVectorsRecipe(_Part):
 
     type: Literal["steering_vectors"]
     donor: DonorSettings
+    refinement: RefinementSettings | None = None
+    """None keeps the plain mean differences."""
     blocks: Annotated[tuple[BlockIndex, ...], Field(min_length=1, strict=False)]
     """Steered blocks, at `resid_post`."""
     strength: Annotated[str, Field(pattern=r"^\d+(\.\d+)?$")]

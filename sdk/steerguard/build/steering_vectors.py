@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from steerguard.build.contrast import PromptSet
 from steerguard.build.directions import alignment_difference, mean_difference, midpoint_bias, unit_rows
 from steerguard.build.donor import donor_from, lessons, own_answers, refusal_ids, train_donor
 from steerguard.build.parts import ArtifactParts
-from steerguard.build.recipe import DonorSettings, SteeringVectorsRecipe
+from steerguard.build.recipe import DonorSettings, RefinementSettings, SteeringVectorsRecipe
+from steerguard.build.refinement import refine_vectors
 from steerguard.build.steps import BuildContext, read_residuals, residuals_of
-from steerguard.errors import BuildError
+from steerguard.errors import BuildError, RecipeError
 
 VECTORS_FILE = "weights/vectors.safetensors"
 
@@ -25,7 +27,7 @@ def build_steering_vectors(context: BuildContext, recipe: SteeringVectorsRecipe)
     Raises:
         BuildError: the donor did not learn anything, so that there is no vector.
     """
-    harmful, benign = context.data.harmful.split("build"), context.data.benign.split("build")
+    harmful, benign = _prompts(context, recipe.donor)
     moved = _donor(context, recipe.donor)
     target_harmful = residuals_of(context, harmful, weights="float32", step="target on harmful")
     target_benign = residuals_of(context, benign, weights="float32", step="target on benign")
@@ -41,6 +43,8 @@ def build_steering_vectors(context: BuildContext, recipe: SteeringVectorsRecipe)
             found=silent,
             next_step="steer blocks at or after the first of artifact.donor.train_blocks",
         )
+    if recipe.refinement is not None:
+        theta = _refined(context, recipe, recipe.refinement, theta)
     directions = unit_rows(srv)
     return ArtifactParts(
         method="inferaligner",
@@ -68,9 +72,35 @@ def build_steering_vectors(context: BuildContext, recipe: SteeringVectorsRecipe)
     )
 
 
+def _refined(
+    context: BuildContext, recipe: SteeringVectorsRecipe, settings: RefinementSettings, theta: Tensor
+) -> Tensor:
+    harmful, _ = _prompts(context, recipe.donor)
+
+    def compute() -> dict[str, Tensor]:
+        refusal = refusal_ids(context.tokenizer, recipe.donor.refusal)
+        refined = refine_vectors(
+            context.model,
+            theta * settings.start_strength,
+            recipe.blocks,
+            lessons(context.tokenizer, harmful.conversations, [refusal] * len(harmful)),
+            settings,
+            seed=context.recipe.document.seed,
+            progress=context.progress.step("vectors learn the donor's refusal", settings.steps),
+        )
+        return {"theta": refined}
+
+    depends_on = {
+        **_donor_inputs(context, recipe.donor),
+        "blocks": list(recipe.blocks),
+        "refinement": {name: str(value) for name, value in settings.model_dump().items()},
+    }
+    return context.cache.run("refinement", depends_on, compute)["theta"]
+
+
 def _donor(context: BuildContext, settings: DonorSettings) -> dict[str, Tensor]:
     """Return the parameters that moved in the donor, trained or from the cache."""
-    harmful, benign = context.data.harmful.split("build"), context.data.benign.split("build")
+    harmful, benign = _prompts(context, settings)
     answers = context.cache.run(
         "benign-answers",
         {**context.identity(), "prompts": benign.content_digest, "tokens": settings.benign_answer_tokens},
@@ -100,10 +130,8 @@ def _donor(context: BuildContext, settings: DonorSettings) -> dict[str, Tensor]:
     return context.cache.run("donor", _donor_inputs(context, settings), train)
 
 
-def _donor_residuals(
-    context: BuildContext, settings: DonorSettings, moved: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    harmful, benign = context.data.harmful.split("build"), context.data.benign.split("build")
+def _donor_residuals(context: BuildContext, settings: DonorSettings, moved: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    harmful, benign = _prompts(context, settings)
 
     def compute() -> dict[str, Tensor]:
         donor = donor_from(context.model, moved)
@@ -116,11 +144,20 @@ def _donor_residuals(
     return result["harmful"], result["benign"]
 
 
+def _prompts(context: BuildContext, settings: DonorSettings) -> tuple[PromptSet, PromptSet]:
+    """Return the harmful and benign prompts that vectors and donor are made from."""
+    benign = context.data.benign.split("build").without_kinds(settings.benign_kinds_left_out)
+    if len(benign) == 0:
+        raise RecipeError("No benign prompts are left.", where="artifact.donor.benign_kinds_left_out")
+    return context.data.harmful.split("build"), benign
+
+
 def _donor_inputs(context: BuildContext, settings: DonorSettings) -> dict[str, object]:
+    harmful, benign = _prompts(context, settings)
     return {
         **context.identity(),
-        "harmful": context.data.harmful.split("build").content_digest,
-        "benign": context.data.benign.split("build").content_digest,
+        "harmful": harmful.content_digest,
+        "benign": benign.content_digest,
         "settings": {**settings.model_dump(mode="json"), "learning_rate": str(settings.learning_rate)},
         "seed": context.recipe.document.seed,
         "torch": torch.__version__,
@@ -128,16 +165,38 @@ def _donor_inputs(context: BuildContext, settings: DonorSettings) -> dict[str, o
 
 
 def _how_made(context: BuildContext, recipe: SteeringVectorsRecipe) -> tuple[str, ...]:
-    harmful, benign = context.data.harmful.split("build"), context.data.benign.split("build")
+    harmful, benign = _prompts(context, recipe.donor)
     donor = recipe.donor
+    left_out = f", kinds {', '.join(donor.benign_kinds_left_out)} left out" if donor.benign_kinds_left_out else ""
     return (
-        f"{len(harmful)} harmful and {len(benign)} benign prompts of the project's own contrast set, split `build`.",
-        f"A donor (a copy of the model) was fine-tuned in float32 on blocks {donor.train_blocks[0]} to "
-        f"{donor.train_blocks[-1]}: {donor.steps} steps of {donor.batch_size}, learning rate {donor.learning_rate}, one "
-        f"refusal sentence for harmful prompts, the first {donor.benign_answer_tokens} tokens of the model's own greedy "
-        "answer for benign ones. It was discarded.",
-        "Per block, theta is the donor's harmful-minus-benign mean difference at the end of the generation prompt minus "
-        "the model's own.",
-        f"Coefficient 1.0 adds {recipe.strength} × theta at the output of blocks {recipe.blocks[0]} to "
-        f"{recipe.blocks[-1]}, positions `{recipe.positions}`.",
+        f"{len(harmful)} harmful and {len(benign)} benign prompts of the project's own contrast set, split `build`{left_out}.",
+        (
+            f"A donor (a copy of the model) was fine-tuned in float32 on blocks {donor.train_blocks[0]} to "
+            f"{donor.train_blocks[-1]}: {donor.steps} steps of {donor.batch_size}, learning rate {donor.learning_rate}, one "
+            f"refusal sentence for harmful prompts, the first {donor.benign_answer_tokens} tokens of the model's own greedy "
+            "answer for benign ones. It was discarded."
+        ),
+        (
+            "Per block, theta is the donor's harmful-minus-benign mean difference at the end of the generation prompt minus "
+            "the model's own."
+        ),
+        *_how_refined(recipe),
+        (
+            f"Coefficient 1.0 adds {recipe.strength} times theta at the output of blocks {recipe.blocks[0]} to "
+            f"{recipe.blocks[-1]}, positions `{recipe.positions}`."
+        ),
+    )
+
+
+def _how_refined(recipe: SteeringVectorsRecipe) -> tuple[str, ...]:
+    settings = recipe.refinement
+    if settings is None:
+        return ()
+    return (
+        (
+            f"Theta of the steered blocks was then refined: starting from {settings.start_strength} times the difference, "
+            f"{settings.steps} Adam steps of {settings.batch_size} harmful prompts on the vectors alone (step size "
+            f"{settings.learning_rate}) lowered the cross entropy of the donor's refusal sentence under the steered model. "
+            "The paper adds the plain difference; this step is an addition to it."
+        ),
     )

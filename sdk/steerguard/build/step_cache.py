@@ -35,7 +35,9 @@ class StepCache:
         self.reused: list[str] = []
         """Names of the steps that were read from disk, in order."""
 
-    def run(self, name: str, depends_on: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    def run(
+        self, name: str, depends_on: Mapping[str, Any], compute: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
         """Return the stored result of the step, or compute and store it.
 
         Args:

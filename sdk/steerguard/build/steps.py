@@ -64,14 +64,14 @@ def residuals_of(context: BuildContext, prompts: PromptSet, *, weights: str, ste
         context: the build.
         prompts: conversations.
         weights: weight type that the target runs in.
-        step: name of the step.
+        step: what the progress bar shows.
     """
     depends_on = {**context.identity(), "prompts": prompts.content_digest, "run_in": weights}
 
     def compute() -> dict[str, Tensor]:
         return {"residuals": read_residuals(context, in_weight_type(context.model, weights), prompts, step=step)}
 
-    return context.cache.run(step, depends_on, compute)["residuals"]
+    return context.cache.run("residuals", depends_on, compute)["residuals"]
 
 
 def read_residuals(context: BuildContext, model: Any, prompts: PromptSet, *, step: str) -> Tensor:
@@ -93,20 +93,22 @@ def fingerprints_of(context: BuildContext) -> dict[str, Tensor]:
     report = context.progress.step("fingerprint", len(settings.weights))
     measured: dict[str, Tensor] = {}
     for done, weights in enumerate(settings.weights, start=1):
-        depends_on = {
-            **context.identity(),
-            "run_in": weights,
-            "blocks": list(settings.blocks),
-            "prompts": digest([[dict(message) for message in chat] for chat in PROMPTS]),
-        }
-        measured[weights] = context.cache.run(
-            "fingerprint",
-            depends_on,
-            lambda weights=weights: {
-                "directions": measure_fingerprint(
-                    in_weight_type(context.model, weights), context.tokenizer, settings.blocks, PROMPTS
-                )
-            },
-        )["directions"]
+        measured[weights] = _fingerprint(context, weights)
         report(done)
     return measured
+
+
+def _fingerprint(context: BuildContext, weights: str) -> Tensor:
+    blocks = context.recipe.document.fingerprint.blocks
+    depends_on = {
+        **context.identity(),
+        "run_in": weights,
+        "blocks": list(blocks),
+        "prompts": digest([[dict(message) for message in chat] for chat in PROMPTS]),
+    }
+
+    def compute() -> dict[str, Tensor]:
+        model = in_weight_type(context.model, weights)
+        return {"directions": measure_fingerprint(model, context.tokenizer, blocks, PROMPTS)}
+
+    return context.cache.run("fingerprint", depends_on, compute)["directions"]

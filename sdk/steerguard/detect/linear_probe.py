@@ -62,14 +62,16 @@ def bind_probe(detector: PlannedDetector, artifact: VerifiedArtifact) -> LinearP
     """Return the probe of a planned detector.
 
     Raises:
-        ArtifactFormatError: a tensor is missing or has another shape than the blocks of the manifest ask for.
+        ArtifactFormatError: a tensor is missing or has another shape than the blocks and the model's width ask for.
     """
     tensors = artifact.tensors.get(PROBE_FILE, {})
     weight, bias = tensors.get("weight"), tensors.get("bias")
-    if weight is None or bias is None or weight.shape[:1] != bias.shape or len(detector.blocks) != weight.shape[0]:
+    count, width = len(detector.blocks), artifact.manifest.base.hidden_size
+    # Checked here, because a weight of width 1 would broadcast to a wrong score without an error.
+    if weight is None or bias is None or weight.shape != (count, width) or bias.shape != (count,):
         raise ArtifactFormatError(
             "A probe needs one weight row and one bias per block.",
-            expected=f"weight [{len(detector.blocks)}, width] and bias [{len(detector.blocks)}]",
+            expected=f"weight [{count}, {width}] and bias [{count}]",
             found={name: tuple(tensor.shape) for name, tensor in tensors.items()},
             where=PROBE_FILE,
             next_step="Rebuild the artifact with `steerguard build`.",

@@ -17,7 +17,7 @@ GUIDED_SETTINGS = frozenset({
     "exponential_decay_length_penalty", "renormalize_logits", "watermarking_config",
     "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id",
     "use_cache", "return_dict_in_generate", "disable_compile", "length_penalty", "early_stopping",
-    "transformers_version", "token_healing",
+    "transformers_version",
 })  # fmt: skip
 """Generation settings that greedy search and sampling follow with guidance in place."""
 

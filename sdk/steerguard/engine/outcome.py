@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,8 +45,9 @@ def read_verdicts(request: GuidedRequest, mode: Mode) -> tuple[RowVerdict, ...]:
     """Take the verdicts of a request after its prefill.
 
     Raises:
-        GuidanceDidNotFireError: the device opened other gates than the rules say.
+        GuidanceDidNotFireError: a hook did not run, or the device opened other gates than the rules say.
     """
+    _require_complete(request)
     host = _to_host(
         {
             **{("score", name): tensor for name, tensor in request.scores.items()},
@@ -55,6 +57,22 @@ def read_verdicts(request: GuidedRequest, mode: Mode) -> tuple[RowVerdict, ...]:
         }
     )
     return tuple(_row_verdict(request, mode, row, host) for row in range(request.rows))
+
+
+def _require_complete(request: GuidedRequest) -> None:
+    """Prove from the plan, not from the hooks, that the prefill passed every block that it names."""
+    program = request.program
+    missing = [probe.id for probe in program.probes if request.blocks_read.get(probe.id) != len(probe.blocks)]
+    if request.steers:
+        missing += [item.source for item in program.interventions if item not in request.gates]
+    if missing:
+        raise GuidanceDidNotFireError(
+            "The prefill did not pass every hook of the plan.",
+            expected="each detector reads all its blocks, and each intervention takes its gate, once",
+            found=f"incomplete: {', '.join(missing)}",
+            where="prefill",
+            next_step="Look for code that removes hooks or compiles decoder blocks, then unwrap and wrap again.",
+        )
 
 
 def _row_verdict(
@@ -84,7 +102,8 @@ def _row_verdict(
 def _verdict(request: GuidedRequest, row: int, scores: Mapping[str, float]) -> Verdict:
     plan = request.program.plan
     if not request.recognised[row]:
-        return Verdict(rules=(), action=plan.unrecognised_prompt, use=(), cause="unrecognised_prompt")
+        today = datetime.now(UTC).date().isoformat()
+        return Verdict(rules=(), action=plan.unrecognised_prompt.on(today), use=(), cause="unrecognised_prompt")
     if not all(math.isfinite(score) for score in scores.values()):
         return Verdict(rules=(), action="refuse", use=(), cause="non_finite")
     if not request.within_budget:
@@ -103,16 +122,19 @@ def _to_host(tensors: Mapping[tuple[str, object], Tensor]) -> dict[tuple[str, ob
 
 
 def readings(plan: Plan, verdict: RowVerdict) -> tuple[Reading, ...]:
-    """Return every number that was read for one row, each with the bounds that it was compared with."""
+    """Return every number that was read for one row, each with the bounds that it was compared with.
+
+    A prompt without a recognisable end has no place where a detector could read, so it has no readings.
+    """
+    if verdict.verdict.cause == "unrecognised_prompt":
+        return ()
     found = [
         Reading(source=name, score=score if math.isfinite(score) else None, thresholds=_thresholds(plan, name))
         for name, score in verdict.scores.items()
     ]
     for item, score in verdict.gate_scores.items():
         bound = Threshold(rule=item.step, bound="at_least", value=SMALLEST_POSITIVE)
-        found.append(
-            Reading(source=item.source, score=score if math.isfinite(score) else None, thresholds=(bound,))
-        )
+        found.append(Reading(source=item.source, score=score if math.isfinite(score) else None, thresholds=(bound,)))
     return tuple(found)
 
 
@@ -147,8 +169,7 @@ def doses(
     """
     in_prompt = {item: request.changed[item].tolist() for item in request.changed}
     return tuple(
-        _row_doses(request, row, verdict, in_prompt, attention[row], fed_back)
-        for row, verdict in enumerate(verdicts)
+        _row_doses(request, row, verdict, in_prompt, attention[row], fed_back) for row, verdict in enumerate(verdicts)
     )
 
 
@@ -163,9 +184,7 @@ def _row_doses(  # noqa: PLR0913 - one row of `doses`
     steps: dict[str, list[tuple[Intervention, int, int]]] = {}
     for item in verdict.open:
         found = in_prompt[item][row] + request.decode_passes.get(item.block, 0)
-        wanted = expected_positions(
-            item.positions, attention=attention, end=request.columns[row], fed_back=fed_back
-        )
+        wanted = expected_positions(item.positions, attention=attention, end=request.columns[row], fed_back=fed_back)
         steps.setdefault(item.step, []).append((item, found, wanted))
     result: list[Dose] = []
     for planned in request.program.plan.steps:

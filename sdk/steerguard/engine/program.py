@@ -83,6 +83,4 @@ def bind_program(plan: Plan, probes: Sequence[LinearProbe], interventions: Seque
         default_use=plan.default_use,
         steps=tuple(step.id for step in plan.steps),
     )
-    return Program(
-        plan=plan, probes=tuple(probes), interventions=tuple(interventions), rules=rules, blocks=blocks
-    )
+    return Program(plan=plan, probes=tuple(probes), interventions=tuple(interventions), rules=rules, blocks=blocks)

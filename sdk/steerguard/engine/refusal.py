@@ -46,9 +46,7 @@ class RefusalTemplate:
         return FittedTemplate(closed, cut=True)
 
 
-def replace_rows(
-    sequences: Tensor, *, prompt_width: int, rows: Mapping[int, tuple[int, ...]], pad: int
-) -> Tensor:
+def replace_rows(sequences: Tensor, *, prompt_width: int, rows: Mapping[int, tuple[int, ...]], pad: int) -> Tensor:
     """Return the sequences with some rows' generated part replaced.
 
     Args:
@@ -62,9 +60,7 @@ def replace_rows(
     """
     kept = sequences.shape[1] - prompt_width if len(rows) < sequences.shape[0] else 0
     width = max([kept, *(len(ids) for ids in rows.values())])
-    result = torch.full(
-        (sequences.shape[0], prompt_width + width), pad, dtype=sequences.dtype, device=sequences.device
-    )
+    result = torch.full((sequences.shape[0], prompt_width + width), pad, dtype=sequences.dtype, device=sequences.device)
     result[:, : prompt_width + kept] = sequences[:, : prompt_width + kept]
     for row, ids in rows.items():
         result[row, prompt_width:] = pad

@@ -57,11 +57,14 @@ class GuidedRequest:
         self.owner = owner
         self.program = program
         self.prompt_mask = prompt_mask
+        self.steers = steers
         self.within_budget = within_budget
         self.recognised = tuple(end is not None for end in ends)
         self.columns = tuple(0 if end is None else end for end in ends)
         self.scores: dict[str, Tensor] = {}
         """float32 `[rows]` by detector."""
+        self.blocks_read: dict[str, int] = {}
+        """How many blocks each detector has read."""
         self.open: dict[str, Tensor] = {}
         """bool `[rows]` by guidance step, once decided."""
         self.gates: dict[Intervention, Tensor] = {}
@@ -71,11 +74,10 @@ class GuidedRequest:
         self.changed: dict[Intervention, Tensor] = {}
         """int64 `[rows]`: positions changed in prefill, or in the last pass of an uncached request."""
         self.decode_passes: dict[int, int] = {}
-        """Decode passes that changed each block's output."""
-        self._steers = steers
+        """Positions per row that decode steps changed at each block."""
         self._cached = cached
         self._frozen = False
-        self._decode: dict[int, tuple[Tensor, ...]] = {}
+        self._decode: dict[int, Tensor] = {}
         self._dtypes: dict[int, torch.dtype] = {}
         self._masks: dict[tuple[Positions, int, torch.device], Tensor] = {}
         self._ends = torch.tensor(self.columns, device=prompt_mask.device)
@@ -90,8 +92,13 @@ class GuidedRequest:
 
     def at_block(self, block: int, output: Any) -> Any:
         """Read, decide and change at one block's output; None leaves it as it is."""
+        delta = self._decode.get(block)
+        if delta is not None and type(output) is torch.Tensor:
+            # Every decode step of an open row passes here: one addition, nothing else that costs.
+            self.decode_passes[block] += output.shape[1]
+            return output + delta
         if isinstance(output, tuple):
-            changed = self._act(block, output[0])
+            changed = self.at_block(block, output[0])
             return None if changed is None else (changed, *output[1:])
         return self._act(block, output)
 
@@ -108,33 +115,22 @@ class GuidedRequest:
         lasting = [item for item in opened if changes_decode(item.positions) or not self._cached]
         blocks = tuple(sorted({item.block for item in lasting}))
         for block in blocks if self._cached else ():
-            self._decode[block] = tuple(self._delta(item) for item in lasting if item.block == block)
+            self._decode[block] = self._delta([item for item in lasting if item.block == block])
             self.decode_passes[block] = 0
         return blocks
 
     def _act(self, block: int, hidden: Tensor) -> Tensor | None:
         if self._frozen and self._cached:
-            return self._decode_step(block, hidden)
+            return None
         program = self.program.blocks[block]
         if not self._frozen:
             self._check_prefill_width(block, hidden)
             self._read(program, hidden)
             if program.decides:
                 self._decide()
-        if not self._steers:
+        if not self.steers:
             return None
         return self._change(program, hidden)
-
-    def _decode_step(self, block: int, hidden: Tensor) -> Tensor | None:
-        deltas = self._decode.get(block)
-        if deltas is None:
-            return None
-        if hidden.shape[1] != 1:
-            raise _unexpected_width(block, 1, hidden.shape[1])
-        for delta in deltas:
-            hidden = hidden + delta
-        self.decode_passes[block] += 1
-        return hidden
 
     def _check_prefill_width(self, block: int, hidden: Tensor) -> None:
         width = self.prompt_mask.shape[1]
@@ -154,6 +150,7 @@ class GuidedRequest:
             part = probe.partial(index, states)
             so_far = self.scores.get(probe.id)
             self.scores[probe.id] = part if so_far is None else so_far.to(part.device) + part
+            self.blocks_read[probe.id] = self.blocks_read.get(probe.id, 0) + 1
 
     def _decide(self) -> None:
         eligible = self._eligible
@@ -178,7 +175,16 @@ class GuidedRequest:
         return hidden
 
     def _open_gate(self, intervention: Intervention, incoming: Tensor) -> Tensor:
-        gate = self.open[intervention.step].to(incoming.device)
+        opened = self.open.get(intervention.step)
+        if opened is None:
+            raise GuidanceDidNotFireError(
+                "An intervention was reached before the verdict was taken.",
+                expected="a verdict at the last block that a detector reads",
+                found="no verdict in this prefill",
+                where=intervention.source,
+                next_step="Look for code that removes hooks or compiles decoder blocks, then unwrap and wrap again.",
+            )
+        gate = opened.to(incoming.device)
         if isinstance(intervention.gate, LinearGate):
             weight = intervention.gate.weight.to(incoming.device)
             score = (self._at_ends(incoming) * weight).sum(dim=-1) + intervention.gate.bias
@@ -197,11 +203,16 @@ class GuidedRequest:
             )
         return self._masks[key]
 
-    def _delta(self, intervention: Intervention) -> Tensor:
-        """Return `[rows, 1, width]`: the vector where the gate is open, negative zero elsewhere."""
-        gate = self.gates[intervention]
-        vector = intervention.vector.to(device=gate.device, dtype=self._dtypes[intervention.block])
-        return torch.where(gate[:, None, None], vector, torch.full_like(vector, NEGATIVE_ZERO))
+    def _delta(self, interventions: Sequence[Intervention]) -> Tensor:
+        """Return `[rows, 1, width]`: what one block adds in a decode step; exactly negative zero in closed rows."""
+        first = self.gates[interventions[0]]
+        dtype = self._dtypes[interventions[0].block]
+        width = interventions[0].vector.shape[0]
+        total = torch.full((self.rows, 1, width), NEGATIVE_ZERO, device=first.device, dtype=dtype)
+        for intervention in interventions:
+            vector = intervention.vector.to(device=first.device, dtype=dtype)
+            total = torch.where(self.gates[intervention][:, None, None], total + vector, total)
+        return total
 
 
 def _unexpected_width(block: int, expected: int, found: int) -> GuidanceDidNotFireError:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from steerguard.decision import Decision, Usage
 from steerguard.engine.active import activity
-from steerguard.engine.outcome import RowVerdict, decision, doses, read_verdicts
-from steerguard.engine.refusal import FittedTemplate, RefusalTemplate, replace_rows
+from steerguard.engine.loop import Engine, GuidedLoop
+from steerguard.engine.outcome import RowVerdict, decision, doses
+from steerguard.engine.refusal import FittedTemplate, replace_rows
 from steerguard.engine.request import GuidedRequest
 from steerguard.policy.rules import Verdict
 
@@ -20,23 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
-
-    from steerguard.engine.hooks import BlockHooks
-    from steerguard.engine.program import Program
-    from steerguard.models.chat import GenerationPrompt
-    from steerguard.plan.plan import Mode
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Engine:
-    """What every request on one wrapped model shares; holds no state of a request."""
-
-    owner: object
-    program: Program
-    hooks: BlockHooks
-    generation_prompt: GenerationPrompt | None
-    template: RefusalTemplate
-    mode: Mode
+    from transformers import LogitsProcessorList, StoppingCriteriaList
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,97 +34,6 @@ class GuidedResult:
     """Token ids per row, padding left out."""
     answers: tuple[tuple[int, ...], ...]
     """Returned token ids per row, padding left out."""
-
-
-class _Prefilled(LogitsProcessor):  # type: ignore[misc]  # transformers' classes are untyped
-    """Takes the verdicts when the first logits arrive, and watches open rows for numbers that are not finite."""
-
-    def __init__(self, run: _Run) -> None:
-        self._run = run
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        del input_ids
-        return self._run.on_logits(scores)
-
-
-class _Refused(StoppingCriteria):  # type: ignore[misc]  # transformers' classes are untyped
-    """Finishes refused rows at once, so that a fully refused batch runs no decode step."""
-
-    def __init__(self, run: _Run) -> None:
-        self._run = run
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        del scores, kwargs
-        return self._run.refused_rows(input_ids.device)
-
-
-class _Run:
-    """One run of the loop: the request, its hooks and what the loop's callbacks learn."""
-
-    def __init__(self, engine: Engine, request: GuidedRequest, *, samples: bool) -> None:
-        self._engine = engine
-        self._samples = samples
-        self.request = request
-        self.verdicts: tuple[RowVerdict, ...] = ()
-        self._held: tuple[int, ...] = ()
-        self._refused: Tensor | None = None
-        self._broken: Tensor | None = None
-        self._watching = False
-
-    def start(self) -> None:
-        """Install the hooks that the prefill needs."""
-        program = self._engine.program
-        blocks = tuple(program.blocks) if self._engine.mode == "enforce" else program.read_blocks
-        self._engine.hooks.acquire(blocks)
-        self._held = blocks
-
-    def stop(self) -> None:
-        """Give back every hook that is still held."""
-        held, self._held = self._held, ()
-        self._engine.hooks.release(held)
-
-    def on_logits(self, scores: Tensor) -> Tensor:
-        """Freeze the verdicts after the prefill; afterwards watch open rows."""
-        if not self.verdicts:
-            self._freeze(scores.device)
-            unusable = [verdict.verdict.cause == "non_finite" for verdict in self.verdicts]
-            if any(unusable):
-                return _silenced(scores, torch.tensor(unusable, device=scores.device))
-        if not self._watching:
-            return scores
-        # A state that is not finite makes every logit of its row NaN, so one column tells.
-        broken = torch.isnan(scores[:, 0])
-        self._broken = broken if self._broken is None else self._broken | broken
-        return _silenced(scores, self._broken) if self._samples else scores
-
-    def _freeze(self, device: torch.device) -> None:
-        self.verdicts = read_verdicts(self.request, self._engine.mode)
-        refused = [verdict.applied == "refuse" for verdict in self.verdicts]
-        self._refused = torch.tensor(refused, device=device)
-        opened = {item for verdict in self.verdicts for item in verdict.open}
-        keep = self.request.freeze([item for item in self._engine.program.interventions if item in opened])
-        if all(refused):
-            keep = ()
-        self._engine.hooks.release([block for block in self._held if block not in keep])
-        self._held = keep
-        self._watching = bool(opened)
-
-    def refused_rows(self, device: torch.device) -> Tensor:
-        """Return bool `[rows]`: rows that are refused."""
-        if self._refused is None:  # pragma: no cover - the loop reads logits before it stops
-            return torch.zeros(self.request.rows, dtype=torch.bool, device=device)
-        return self._refused
-
-    def broken_rows(self) -> set[int]:
-        """Return the open rows whose logits stopped being finite."""
-        if self._broken is None:
-            return set()
-        return {row for row, broken in enumerate(self._broken.tolist()) if broken}
-
-
-def _silenced(scores: Tensor, rows: Tensor) -> Tensor:
-    """Return the scores with zeros in rows that will be refused, so that drawing from them cannot fail."""
-    return torch.where(rows[:, None], torch.zeros_like(scores), scores)
 
 
 def guided_sample(
@@ -167,14 +60,14 @@ def guided_sample(
     mask = loop_arguments.get("attention_mask")
     prompt_mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
     request = new_request(engine, input_ids, prompt_mask, cached=bool(generation_config.use_cache))
-    run = _Run(engine, request, samples=bool(generation_config.do_sample))
+    run = GuidedLoop(engine, request, samples=bool(generation_config.do_sample))
     try:
         run.start()
         with activity(request):
             output = original(
                 input_ids,
-                logits_processor=LogitsProcessorList([_Prefilled(run), *logits_processor]),
-                stopping_criteria=StoppingCriteriaList([*stopping_criteria, _Refused(run)]),
+                logits_processor=run.processors(logits_processor),
+                stopping_criteria=run.criteria(stopping_criteria),
                 generation_config=generation_config,
                 **loop_arguments,
             )
@@ -200,7 +93,7 @@ def new_request(engine: Engine, input_ids: Tensor, prompt_mask: Tensor, *, cache
     )
 
 
-def _finish(engine: Engine, run: _Run, output: Any, input_ids: Tensor, generation_config: Any) -> GuidedResult:
+def _finish(engine: Engine, run: GuidedLoop, output: Any, input_ids: Tensor, generation_config: Any) -> GuidedResult:
     sequences = output if isinstance(output, torch.Tensor) else output.sequences
     prompt_width = input_ids.shape[1]
     attention = run.request.prompt_mask.long().tolist()
@@ -231,7 +124,7 @@ def _finish(engine: Engine, run: _Run, output: Any, input_ids: Tensor, generatio
 
 def _decision(  # noqa: PLR0913 - one row of `_finish`
     engine: Engine,
-    run: _Run,
+    run: GuidedLoop,
     request_id: str,
     row: int,
     verdict: RowVerdict,
@@ -257,7 +150,7 @@ def _decision(  # noqa: PLR0913 - one row of `_finish`
     )
 
 
-def _refuse_broken(run: _Run) -> tuple[RowVerdict, ...]:
+def _refuse_broken(run: GuidedLoop) -> tuple[RowVerdict, ...]:
     """Turn open rows whose logits stopped being finite into refusals."""
     broken = run.broken_rows()
     return tuple(

@@ -7,6 +7,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from steerguard.errors import SteerguardError
+
 # Two-sided 95 % quantile of the normal distribution.
 _Z95 = 1.959963984540054
 
@@ -59,11 +61,14 @@ def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
         negative: scores of the other class; not empty.
 
     Raises:
-        ValueError: one class is empty.
+        SteerguardError: one class is empty.
     """
     if not positive or not negative:
-        message = "auroc needs at least one score of each class"
-        raise ValueError(message)
+        raise SteerguardError(
+            "An AUROC needs scores of both classes.",
+            expected="at least one of each",
+            found=f"{len(positive)} positive, {len(negative)} negative",
+        )
     below = sorted(negative)
     wins = sum(bisect_left(below, score) + bisect_right(below, score) for score in positive)
     return wins / (2 * len(positive) * len(below))

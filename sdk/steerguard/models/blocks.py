@@ -96,7 +96,7 @@ def decoder_blocks(model: PreTrainedModel) -> tuple[nn.Module, ...]:
             expected="a torch.nn.ModuleList with at least one block",
             found=type(blocks).__name__ if not isinstance(blocks, nn.ModuleList) else "an empty ModuleList",
             where=where,
-            next_step="use an architecture of the support table",
+            next_step="use a model class that docs/architecture.md lists under `Which models`",
         )
     declared = getattr(getattr(decoder, "config", None), "num_hidden_layers", len(blocks))
     if declared != len(blocks):

@@ -56,32 +56,47 @@ def packaged_smollm2_path() -> Path:
     raise _missing("installed without a GGUF file")
 
 
-def load_packaged_smollm2(
-    dtype: torch.dtype = torch.bfloat16, cache_directory: Path | None = None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load SmolLM2-135M-Instruct; the first call converts it, which takes 5 to 20 seconds.
+def converted_smollm2(cache_directory: Path | None = None) -> Path:
+    """Return the folder of the converted model; the first call converts it, which takes 5 to 30 seconds.
 
-    Every type starts from the same bfloat16 weights, so a float32 copy differs from a bfloat16 one in arithmetic only.
     Several processes may call this at once.
 
     Args:
-        dtype: floating point type of the weights.
         cache_directory: where converted models are kept; None is the user's cache folder of steerguard.
+
+    Raises:
+        ContentError: the distribution or the `gguf` reader is not installed; the message has the pip lines.
+    """
+    source = packaged_smollm2_path()
+    parent = platformdirs.user_cache_path("steerguard") / "models" if cache_directory is None else cache_directory
+    folder = parent / f"{_NAME.lower()}-{metadata.version(_DISTRIBUTION)}-layout{_LAYOUT}"
+    if not folder.is_dir():
+        with _quiet():
+            _publish(*_dequantised(source), folder)
+    return folder
+
+
+def load_packaged_smollm2(
+    dtype: torch.dtype = torch.bfloat16, cache_directory: Path | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load SmolLM2-135M-Instruct, converting it first where that was not done yet.
+
+    Every type starts from the same bfloat16 weights, so a float32 copy differs from a bfloat16 one in arithmetic only.
+
+    Args:
+        dtype: floating point type of the weights.
+        cache_directory: as for `converted_smollm2`.
 
     Returns:
         The model in eval mode on the CPU, and its tokenizer with padding on the left.
 
     Raises:
-        ContentError: the distribution or the `gguf` reader is not installed; the message has the pip lines.
+        ContentError: as for `converted_smollm2`.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415  a second that `--help` need not pay
 
-    source = packaged_smollm2_path()
-    parent = platformdirs.user_cache_path("steerguard") / "models" if cache_directory is None else cache_directory
-    folder = parent / f"{_NAME.lower()}-{metadata.version(_DISTRIBUTION)}-layout{_LAYOUT}"
+    folder = converted_smollm2(cache_directory)
     with _quiet():
-        if not folder.is_dir():
-            _publish(*_dequantised(source), folder)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     # A batch to be continued is padded on the left; the file does not keep this setting.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from steerguard.errors import BudgetInfeasibleError, CalibrationError, IncompatibleModelError, UnsupportedPlanError
 from steerguard.methods.catalog import method_named
 from steerguard.plan.cost import CostFormula, steering_cost
-from steerguard.plan.plan import Mode, PinnedArtifact, Plan, PlannedDetector, PlannedStep
+from steerguard.plan.plan import Mode, PinnedArtifact, Plan, PlannedDetector, PlannedStep, UnrecognisedPrompt
+from steerguard.policy.failure import Loosening
 from steerguard.policy.rules import PlannedBound, PlannedRule
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def compile_plan(
         UnsupportedPlanError: the policy asks for what this version cannot execute.
     """
     _check_modalities(policy, facts)
-    _check_supported(policy)
+    check_supported(policy)
     detectors = tuple(
         PlannedDetector(
             id=detector.id,
@@ -70,9 +71,9 @@ def compile_plan(
         rules=rules,
         default_action=policy.default.action,
         default_use=tuple(policy.default.use),
-        unrecognised_prompt="refuse" if policy.unrecognised_prompt == "refuse" else "allow",
+        unrecognised_prompt=_unrecognised(policy),
         refusal_template=policy.refusal.template,
-        audit_content=policy.audit.content,
+        audit_content="none" if policy.audit.content == "none" else "hmac",
         max_extra_memory_bytes=_mebibytes(policy.budget.max_extra_memory_mib),
         max_extra_forward_tokens=policy.budget.max_extra_forward_tokens,
         cost=cost,
@@ -98,7 +99,12 @@ def _check_modalities(policy: Policy, facts: ModelFacts) -> None:
         )
 
 
-def _check_supported(policy: Policy) -> None:
+def check_supported(policy: Policy) -> None:
+    """Refuse what this version validates but cannot execute; needs no artifact and no model.
+
+    Raises:
+        UnsupportedPlanError: names the setting.
+    """
     for spec in policy.guidance:
         method = method_named(spec.method)
         if method.executor is None:
@@ -160,11 +166,11 @@ def _planned_step(spec: GuidanceSpec, facts: ModelFacts, artifacts: Mapping[str,
 
 def _planned_rule(rule: Rule, detectors: Mapping[str, ResolvedArtifact]) -> PlannedRule:
     detector = rule.when.detector
-    if detector is None or rule.when.score is None:
+    score = rule.when.score
+    if detector is None or score is None:
         return PlannedRule(
             id=rule.id, detector=None, at_least=None, below=None, action=rule.then.action, use=tuple(rule.then.use)
         )
-    score = rule.when.score
     return PlannedRule(
         id=rule.id,
         detector=detector,
@@ -180,7 +186,7 @@ def _bound(bound: Bound | None, artifact: ResolvedArtifact, where: str) -> Plann
         return None
     if bound.value is not None:
         return PlannedBound(value=float32(bound.value), fpr=None)
-    if bound.fpr is None or artifact.calibration is None:
+    if artifact.calibration is None:
         pin = artifact.pin
         raise CalibrationError(
             "A calibrated threshold needs a calibration, and the artifact has none.",
@@ -189,7 +195,7 @@ def _bound(bound: Bound | None, artifact: ResolvedArtifact, where: str) -> Plann
             where=where,
             next_step="Write the threshold as {value: x}, or build the artifact with calibration prompts.",
         )
-    return PlannedBound(value=float32(artifact.calibration.threshold(bound.fpr)), fpr=repr(bound.fpr))
+    return PlannedBound(value=float32(artifact.calibration.threshold(bound.fpr)), fpr=bound.fpr_text)
 
 
 def _cost(detectors: tuple[PlannedDetector, ...], steps: tuple[PlannedStep, ...], facts: ModelFacts) -> CostFormula:
@@ -222,6 +228,13 @@ def _check_budget(plan: Plan) -> None:
             where="budget.max_extra_forward_tokens",
             next_step="Raise the budget, or steer only blocks from the detector's last block on.",
         )
+
+
+def _unrecognised(policy: Policy) -> UnrecognisedPrompt:
+    handling = policy.unrecognised_prompt
+    if isinstance(handling, Loosening):
+        return UnrecognisedPrompt(action="allow", reason=handling.reason, expires=str(handling.expires))
+    return UnrecognisedPrompt(action="refuse", reason=None, expires=None)
 
 
 def _mebibytes(value: int | None) -> int | None:

@@ -65,6 +65,23 @@ class PlannedStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnrecognisedPrompt:
+    """What happens to a prompt without an open assistant header."""
+
+    action: Literal["refuse", "allow"]
+    reason: str | None
+    """Why the policy allows it; None when it refuses."""
+    expires: str | None
+    """Last day (`YYYY-MM-DD`, UTC) on which it is allowed; None when it refuses."""
+
+    def on(self, today: str) -> Literal["refuse", "allow"]:
+        """Return the action on a day: what has expired is refused again."""
+        if self.expires is not None and today > self.expires:
+            return "refuse"
+        return self.action
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What will happen on this model under this policy."""
 
@@ -78,9 +95,9 @@ class Plan:
     rules: tuple[PlannedRule, ...]
     default_action: Action
     default_use: tuple[str, ...]
-    unrecognised_prompt: Literal["refuse", "allow"]
+    unrecognised_prompt: UnrecognisedPrompt
     refusal_template: str
-    audit_content: str
+    audit_content: Literal["none", "hmac"]
     max_extra_memory_bytes: int | None
     max_extra_forward_tokens: int | None
     cost: CostFormula

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steerguard.artifacts.calibration import Calibration, parse_calibration
-from steerguard.artifacts.fit import check_fit
+from steerguard.artifacts.fit import check_fit, fingerprint_entry
 from steerguard.artifacts.reference import parse_reference
 from steerguard.canonical import sha256_hex
 from steerguard.errors import ArtifactFormatError, ArtifactIntegrityError, IncompatibleModelError, MissingVariantError
-from steerguard.registry.resolve import pinned_variants
+from steerguard.registry.resolve import pinned_variants, store_for
 
 if TYPE_CHECKING:
     from steerguard.models.facts import ModelFacts
@@ -25,6 +25,8 @@ class ResolvedArtifact:
     """The chosen variant of one reference."""
 
     pin: PinnedManifest
+    store: ArtifactStore
+    """Where its bytes are read from."""
     calibration: Calibration | None
 
 
@@ -48,11 +50,14 @@ def resolve_artifacts(policy: Policy, facts: ModelFacts, store: ArtifactStore) -
 
 def _resolve(reference: str, kind: str, facts: ModelFacts, store: ArtifactStore) -> ResolvedArtifact:
     misfits: list[str] = []
-    for pin in pinned_variants(store, parse_reference(reference)):
+    parsed = parse_reference(reference)
+    source = store_for(parsed, store)
+    for pin in pinned_variants(store, parsed):
         try:
             check_fit(pin.manifest, facts)
+            fingerprint_entry(pin.manifest, facts)
         except IncompatibleModelError as error:
-            misfits.append(f"{pin.variant}@{pin.version} ({error.summary})")
+            misfits.append(f"{pin.variant}@{pin.version} ({error.summary} It differs in {error.where}.)")
             continue
         if pin.manifest.type != kind:
             raise ArtifactFormatError(
@@ -62,14 +67,13 @@ def _resolve(reference: str, kind: str, facts: ModelFacts, store: ArtifactStore)
                 where=f"{pin.family}/{pin.variant}@{pin.version}",
                 next_step="Name an artifact of the expected type in the policy.",
             )
-        return ResolvedArtifact(pin=pin, calibration=_calibration(pin, store))
-    family = parse_reference(reference).family
+        return ResolvedArtifact(pin=pin, store=source, calibration=_calibration(pin, source))
     raise MissingVariantError(
-        f"No variant of `{family}` fits this model.",
+        f"No variant of `{parsed.family}` fits this model.",
         expected=f"a variant for {facts.decoder} with {facts.num_blocks} blocks of width {facts.hidden_size}",
         found="; ".join(misfits),
         where=f"reference `{reference}`",
-        next_step=f"Build one: steerguard build {family} --model {facts.name or '<model folder>'} --out <folder>",
+        next_step=f"Build one: steerguard build {parsed.family} --model {facts.name or '<model folder>'} --out <folder>",
     )
 
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steerguard.decision import ACTION_ORDER
-from steerguard.policy.conditions import CalibratedBound, RawBound, ScoreCondition
 from steerguard.policy.problems import nearest
+from steerguard.policy.rule_documents import CalibratedBound, RawBound, ScoreCondition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from steerguard.policy.conditions import Outcome, ScoreRange
     from steerguard.policy.document import Policy
     from steerguard.policy.problems import Path
+    from steerguard.policy.rule_documents import Outcome, ScoreRange
 
 
 @dataclass(frozen=True, slots=True)

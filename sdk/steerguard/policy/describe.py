@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from steerguard.policy.conditions import AlwaysCondition, CalibratedBound
 from steerguard.policy.failure import Loosening
+from steerguard.policy.rule_documents import AlwaysCondition, CalibratedBound
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from steerguard.policy.conditions import Condition, Outcome, RawBound
     from steerguard.policy.document import Policy
     from steerguard.policy.failure import FailureHandling, UnrecognisedPrompt
+    from steerguard.policy.rule_documents import Condition, Outcome, RawBound
 
 
 def describe(policy: Policy) -> tuple[str, ...]:

@@ -21,11 +21,11 @@ from steerguard.canonical import digest
 from steerguard.methods.catalog import METHODS
 from steerguard.methods.section import ArtifactReferenceText, Identifier, Section
 from steerguard.methods.spec import GuidanceSpec
-from steerguard.policy.conditions import Outcome, Rule
 from steerguard.policy.consistency import inconsistencies
 from steerguard.policy.failure import Failure, UnrecognisedPrompt
 from steerguard.policy.limits import AuditContent, Budget, Disclosure, Refusal, Streaming
 from steerguard.policy.numbers import without_floats
+from steerguard.policy.rule_documents import Outcome, Rule
 
 API_VERSION = "steerguard/v1alpha1"
 KIND = "GuidancePolicy"

@@ -42,3 +42,11 @@ def test_coefficient_is_bounded_and_finite(coefficient: float) -> None:
 def test_summary_names_blocks_and_artifact() -> None:
     assert "decoder blocks 4, 5" in spec(blocks=(4, 5)).summary()
     assert "calibrated decoder blocks" in spec().summary()
+
+
+def test_footprint_is_the_calibrated_window_unless_the_policy_names_blocks() -> None:
+    parameters = {"vectors": {"blocks": [10, 11, 12], "strength": "0.5"}}
+    calibrated = spec().footprint(parameters)
+    assert (calibrated.steered_blocks, calibrated.read_blocks, calibrated.strength) == ((10, 11, 12), (), "0.5")
+    named = spec(blocks=(4, 5), gate="per_block", positions="decode").footprint(parameters)
+    assert (named.steered_blocks, named.read_blocks, named.positions) == ((4, 5), (4, 5), "decode")

@@ -20,7 +20,7 @@ VECTORS_FILE = "weights/vectors.safetensors"
 
 
 def bind(step: PlannedStep, artifacts: Mapping[str, VerifiedArtifact]) -> tuple[Intervention, ...]:
-    """Return one intervention per steered block.
+    """Return one intervention per steered block; none at coefficient 0.
 
     Args:
         step: the planned step.
@@ -28,8 +28,11 @@ def bind(step: PlannedStep, artifacts: Mapping[str, VerifiedArtifact]) -> tuple[
             `gate_bias` `[blocks]`.
 
     Raises:
-        ArtifactFormatError: a tensor is missing or a steered block has no vector.
+        ArtifactFormatError: a tensor is missing or of another shape, or a steered block has no vector.
     """
+    if float(step.coefficient) == 0.0:
+        # Adding zeros could still turn a negative zero into a positive one.
+        return ()
     tensors = _tensors(artifacts["vectors"])
     theta = tensors["theta"]
     empty = [block for block in step.blocks if not bool(theta[block].any())]
@@ -62,6 +65,22 @@ def _tensors(artifact: VerifiedArtifact) -> Mapping[str, Tensor]:
             "An InferAligner artifact lacks tensors.",
             expected="theta, srv, gate_bias",
             found=f"missing {', '.join(missing)}",
+            where=VECTORS_FILE,
+            next_step="Rebuild the artifact with `steerguard build`.",
+        )
+    base = artifact.manifest.base
+    shapes = {
+        "theta": (base.num_blocks, base.hidden_size),
+        "srv": (base.num_blocks, base.hidden_size),
+        "gate_bias": (base.num_blocks,),
+    }
+    # Checked here, because a vector of width 1 would broadcast over the residual stream without an error.
+    wrong = {name: tuple(tensors[name].shape) for name, shape in shapes.items() if tensors[name].shape != shape}
+    if wrong:
+        raise ArtifactFormatError(
+            "A tensor of an InferAligner artifact has another shape than the model asks for.",
+            expected={name: shapes[name] for name in wrong},
+            found=wrong,
             where=VECTORS_FILE,
             next_step="Rebuild the artifact with `steerguard build`.",
         )

@@ -17,6 +17,11 @@ class RawBound(Section):
     value: Annotated[float, Field(ge=-1e6, le=1e6, json_schema_extra={"x-unit": "the detector's own score"})]
     """The score that is compared with, in the detector's own unit; it changes meaning with the artifact version."""
 
+    @property
+    def fpr(self) -> None:
+        """None: a raw bound has no calibrated rate."""
+        return
+
 
 class CalibratedBound(Section):
     """A bound stated as a false-positive rate and resolved from the artifact's calibration."""
@@ -26,6 +31,11 @@ class CalibratedBound(Section):
         Field(gt=0.0, lt=1.0, json_schema_extra={"x-unit": "share of benign prompts at or above the bound"}),
     ]
     """Calibrated false-positive rate; the smallest one possible is 1/(n + 1) for n benign calibration prompts."""
+
+    @property
+    def value(self) -> None:
+        """None: the artifact's calibration decides."""
+        return
 
     @property
     def fpr_text(self) -> str:
@@ -73,6 +83,16 @@ class AlwaysCondition(Section):
 
     always: Literal[True]
     """Write `true`: the rule matches whatever the scores are."""
+
+    @property
+    def detector(self) -> None:
+        """None: no score is read."""
+        return
+
+    @property
+    def score(self) -> None:
+        """None: no score is read."""
+        return
 
 
 def _kind_of_condition(condition: Any) -> str:

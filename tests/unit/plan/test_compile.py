@@ -1,0 +1,203 @@
+"""Plans: what does not fit together is refused before the first token, and equal plans have equal digests."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from tests.guarded_models import guarded, policy, prompts, registry_for, run, shared_model, tokenizer
+
+from steerguard.canonical import canonical_bytes
+from steerguard.engine.program import bind_program
+from steerguard.errors import (
+    BudgetInfeasibleError,
+    CalibrationError,
+    IncompatibleModelError,
+    UnsupportedPlanError,
+)
+from steerguard.models.inspect import inspect_model
+from steerguard.plan.compile import compile_plan, float32
+from steerguard.plan.cost import steering_cost
+from steerguard.plan.resolve import resolve_artifacts
+
+ALWAYS = "rules:\n  - {id: r, when: {always: true}, then: {action: guide, use: [steer]}}\ndefault: {action: allow}"
+
+
+def _plan(document, architecture="llama", **settings):
+    model = shared_model(architecture)
+    facts = inspect_model(model, tokenizer())
+    resolved = resolve_artifacts(document, facts, registry_for(model))
+    return compile_plan(document, facts, resolved, **settings)
+
+
+def test_a_modality_that_the_policy_does_not_cover_is_refused():
+    with pytest.raises(IncompatibleModelError, match="image"):
+        _plan(policy(modalities="text"), "llava")
+    assert _plan(policy(modalities="text, image"), "llava").model.modalities == ("image", "text")
+
+
+def test_a_calibrated_threshold_is_the_calibrations_and_keeps_its_rate():
+    plan = _plan(policy("{fpr: 0.05}"))
+    (rule,) = plan.rules
+    model = shared_model()
+    facts = inspect_model(model, tokenizer())
+    calibration = resolve_artifacts(policy(), facts, registry_for(model))["harmful-intent@^1"].calibration
+    assert rule.at_least.fpr == "0.05"
+    assert rule.at_least.value == calibration.threshold(0.05)
+    assert rule.at_least.value == float32(rule.at_least.value)
+
+
+def test_a_rate_below_what_the_calibration_can_state_is_refused_with_the_smallest():
+    assert _plan(policy("{fpr: 0.01}")).rules[0].at_least is not None
+    with pytest.raises(CalibrationError, match=r"0\.01"):
+        _plan(policy("{fpr: 0.009}"))
+
+
+def test_a_raw_threshold_becomes_the_float32_that_scores_are_compared_with():
+    assert _plan(policy(0.1)).rules[0].at_least.value == float32(0.1) != 0.1
+
+
+@pytest.mark.parametrize("block", [4, 9])
+def test_a_block_that_the_model_does_not_have_is_refused(block):
+    with pytest.raises(IncompatibleModelError, match="blocks 0 to 3"):
+        _plan(policy(settings=f"coefficient: 1.0, blocks: [1, {block}]"))
+
+
+def test_steering_below_the_detectors_last_block_is_a_two_pass_plan_and_refused_by_name_when_bound():
+    one, two = (_plan(policy(settings=f"coefficient: 1.0, blocks: [{block}]")) for block in (1, 0))
+    assert (one.cost.passes, two.cost.passes) == (1, 2)
+    assert two.cost.extra_forward_tokens(17, opened=True) == 17
+    assert two.cost.extra_forward_tokens(17, opened=False) == 0
+    assert one.cost.extra_forward_tokens(17, opened=True) == 0
+    with pytest.raises(UnsupportedPlanError, match="two passes"):
+        bind_program(two, [], [])
+
+
+def test_a_plan_without_a_detector_is_one_pass_wherever_it_steers():
+    plan = _plan(policy(rules=ALWAYS, detector=False, settings="coefficient: 1.0, blocks: [0]"))
+    assert plan.cost.passes == 1
+
+
+def test_a_budget_below_the_plans_estimate_is_refused_before_the_first_token():
+    with pytest.raises(BudgetInfeasibleError, match="extra forward tokens"):
+        _plan(policy(settings="coefficient: 1.0, blocks: [0]", more="budget: {max_extra_forward_tokens: 0}"))
+    assert _plan(policy(more="budget: {max_extra_forward_tokens: 0}")).cost.passes == 1
+
+
+def test_a_larger_budget_never_makes_a_feasible_plan_infeasible():
+    for mebibytes in (1, 2, 64):
+        _plan(policy(more=f"budget: {{max_extra_memory_mib: {mebibytes}}}"))
+
+
+def test_a_plan_that_needs_more_memory_than_the_budget_for_one_row_is_refused():
+    plan = _plan(policy())
+    facts = dataclasses.replace(plan.model, hidden_size=200_000)
+    model = shared_model()
+    document = policy(more="budget: {max_extra_memory_mib: 1}")
+    resolved = resolve_artifacts(document, plan.model, registry_for(model))
+    with pytest.raises(BudgetInfeasibleError, match="memory"):
+        compile_plan(document, facts, resolved)
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ("unrecognised_prompt: gate_every_turn", "gate_every_turn"),
+        ("failure: {detector: {action: allow, reason: a good enough reason, expires: 2999-01-01}}", "failure"),
+        ("audit: {content: encrypted}", "encrypted"),
+        ("streaming: {strategy: window}", "window"),
+    ],
+)
+def test_what_validates_but_cannot_run_yet_is_refused_by_name(more, named):
+    with pytest.raises(UnsupportedPlanError, match=named):
+        _plan(policy(more=more))
+
+
+def test_a_loosening_carries_its_reason_and_ends_with_its_date():
+    more = "unrecognised_prompt: {action: allow, reason: completions are reviewed, expires: 2999-12-31}"
+    handling = _plan(policy(more=more)).unrecognised_prompt
+    assert (handling.action, handling.reason, handling.expires) == ("allow", "completions are reviewed", "2999-12-31")
+    assert handling.on("2999-12-31") == "allow"
+    assert handling.on("3000-01-01") == "refuse"
+    assert _plan(policy()).unrecognised_prompt.on("2000-01-01") == "refuse"
+
+
+def _floats(value):
+    if isinstance(value, dict):
+        return [found for item in value.values() for found in _floats(item)]
+    if isinstance(value, (list, tuple)):
+        return [found for item in value for found in _floats(item)]
+    return [value] if isinstance(value, float) else []
+
+
+def test_the_document_of_a_plan_is_json_without_a_float():
+    plan = _plan(policy(0.1, settings="coefficient: 1.5, gate: per_block"))
+    document = plan.document()
+    assert _floats(document) == []
+    assert json.loads(canonical_bytes(document)) == document
+    assert document["steps"][0]["spec"]["coefficient"] == "1.5"
+
+
+def test_equal_plans_have_equal_digests_and_any_change_another():
+    base = policy(0.1)
+    assert _plan(base).digest == _plan(policy(0.1)).digest
+    others = [
+        _plan(policy(0.2)),
+        _plan(base, mode="monitor"),
+        _plan(policy(0.1, settings="coefficient: 4.5")),
+        _plan(policy(0.1, "refuse")),
+        _plan(policy(0.1), "qwen2"),
+    ]
+    digests = {plan.digest for plan in [_plan(base), *others]}
+    assert len(digests) == 6
+    assert all(digest.startswith("sha256:") and len(digest) == 71 for digest in digests)
+
+
+PRINT_DIGEST = """
+from tests.guarded_models import policy, registry_for, shared_model, tokenizer
+from steerguard.models.inspect import inspect_model
+from steerguard.plan.compile import compile_plan
+from steerguard.plan.resolve import resolve_artifacts
+model = shared_model()
+facts = inspect_model(model, tokenizer())
+document = policy(0.1)
+print(compile_plan(document, facts, resolve_artifacts(document, facts, registry_for(model))).digest)
+"""
+
+
+def test_the_digest_of_a_plan_is_the_same_in_another_process():
+    environment = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": os.pathsep.join(sys.path)}
+    found = subprocess.run(
+        [sys.executable, "-c", PRINT_DIGEST], env=environment, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == _plan(policy(0.1)).digest
+
+
+def test_the_cost_formula_counts_blocks_bytes_and_nothing_twice():
+    cost = steering_cost(
+        passes=1, read_blocks=frozenset({0, 1}), steered_blocks=(1, 2, 2), hidden_size=32, dtype="bfloat16"
+    )
+    assert (cost.hooked_blocks_prefill, cost.hooked_blocks_open) == (3, 2)
+    assert cost.resident_bytes == 4 * 32 * 5
+    assert cost.bytes_per_row == 2 * 32 * 2
+    assert cost.extra_bytes(10) == cost.resident_bytes + 10 * cost.bytes_per_row
+
+
+def test_measured_forward_tokens_equal_the_formula():
+    model = shared_model()
+    seen = []
+    handle = model.get_decoder().layers[0].register_forward_hook(lambda _m, _i, out: seen.append(tuple(out.shape[:2])))
+    batch = prompts(4)
+    with guarded(model, policy(-1e6)) as wrapped, wrapped.guard.collect() as reports:
+        seen.clear()
+        tokens, _ = run(wrapped, batch)
+    handle.remove()
+    width = batch["input_ids"].shape[1]
+    assert sum(rows * columns for rows, columns in seen) == 4 * (tokens.shape[1] - 1)
+    assert seen[0] == (4, width)
+    assert {report.usage.extra_forward_tokens for report in reports} == {0}
+    assert [report.usage.prompt_tokens for report in reports] == batch["attention_mask"].sum(1).tolist()

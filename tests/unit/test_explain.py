@@ -1,0 +1,64 @@
+"""An explanation reproduces the verdict in words."""
+
+from __future__ import annotations
+
+import pytest
+
+from steerguard.decision import Decision, Reading, Threshold, Usage
+from steerguard.explain import explain
+
+
+def _decision(**changes):
+    fields = {
+        "request": "r",
+        "row": 0,
+        "mode": "enforce",
+        "readings": (),
+        "rules": (),
+        "cause": "default",
+        "intended": "allow",
+        "applied": "allow",
+        "doses": (),
+        "usage": Usage(prompt_tokens=1, generated_tokens=0, extra_forward_tokens=0),
+    }
+    return Decision(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("score", "bound", "holds", "flip"),
+    [
+        (2.0, "at_least", "holds by 1.0000", "below 1.0000"),
+        (1.0, "at_least", "holds by 0.0000", "below 1.0000"),
+        (0.5, "at_least", "does not hold by 0.5000", "at or above 1.0000"),
+        (0.5, "below", "holds by 0.5000", "at or above 1.0000"),
+        (1.0, "below", "does not hold by 0.0000", "below 1.0000"),
+        (2.0, "below", "does not hold by 1.0000", "below 1.0000"),
+    ],
+)
+def test_each_bound_says_whether_it_holds_and_what_flips_it(score, bound, holds, flip):
+    threshold = Threshold(rule="likely", bound=bound, value=1.0, fpr="0.02")
+    text = str(explain(_decision(readings=(Reading(source="d", score=score, thresholds=(threshold,)),))))
+    assert holds in text
+    assert f"a score {flip} flips it" in text
+    assert "(false-positive rate 0.02)" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"cause": "rule", "rules": ("a", "b"), "intended": "refuse", "applied": "refuse"}, "rule `a`, `b`"),
+        ({"cause": "default"}, "the policy's default"),
+        ({"cause": "unrecognised_prompt", "intended": "refuse"}, "No open assistant header"),
+        (
+            {"cause": "non_finite", "readings": (Reading(source="d", score=None),)},
+            "`d` read a number that is not finite",
+        ),
+        ({"cause": "budget"}, "the memory budget"),
+        ({"intended": "refuse", "applied": "allow", "mode": "monitor"}, "`refuse` because"),
+    ],
+)
+def test_every_cause_has_words(changes, words):
+    explanation = explain(_decision(**changes))
+    assert words in str(explanation)
+    assert explanation.decision.cause == changes.get("cause", "default")
+    assert len(explanation.lines) >= 1
