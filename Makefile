@@ -22,6 +22,7 @@ check: $(STAMP)
 	$(RUN)/lint-imports
 	$(RUN)/python -m steerguard.policy.json_schema --check policies/policy.v1alpha1.schema.json
 	$(RUN)/python -m steerguard.policy.reference --check docs/policy-reference.md
+	$(RUN)/python -m pytest -q tests/documents/test_tree.py
 
 fmt: $(STAMP)
 	$(RUN)/ruff check --fix .

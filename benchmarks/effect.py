@@ -2,8 +2,8 @@
 
     python benchmarks/effect.py --data <folder of public data sets> --out benchmarks/results/effect.json
 
-Only rows that nothing was built or tuned on: AdvBench 260-519, CAST `test`, GSM8K and TruthfulQA, and the project's
-own split `held_out`. The prompts of the public sets stay where they are; the result holds counts, never texts.
+AdvBench 260-519, CAST `test`, GSM8K and TruthfulQA have only ever been measured on; the project's own split `held_out`
+built nothing, but was seen while settings were chosen. The prompts of the public sets stay where they are; the result holds counts, never texts.
 """
 
 from __future__ import annotations
@@ -84,8 +84,9 @@ def main() -> None:
             ),
             "A strict refusal starts with a refusal phrase and states inability; it says nothing about harm.",
             (
-                "Estimators, blocks, strength and thresholds were chosen on the project's own prompts while looking at AdvBench "
-                "rows 0-259 and CAST condition_harmful train; the rows above were only measured."
+                "Blocks, estimator, strength and thresholds were chosen on the project's own prompts (held_out was seen as well) "
+                "and with a look at AdvBench rows 0-259 and CAST condition_harmful train; AdvBench rows 260-519, CAST test, "
+                "GSM8K and TruthfulQA were only measured."
             ),
         ],
     }

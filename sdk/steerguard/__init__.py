@@ -5,7 +5,7 @@
     out = model.generate(**inputs, max_new_tokens=128)
 
 Names that need torch are loaded when they are first used, so reading a policy stays light.
-"""  # noqa: D415 - the first line is a sentence
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
     arguments checked → prefill read and decided → text generated under guidance → decisions recorded → text released
 
 It owns no state of a request, so threads may generate at once.
-"""  # noqa: D415 - the first line is a sentence
+"""
 
 from __future__ import annotations
 
@@ -45,6 +45,12 @@ class _Call:
 
     def at_block(self, block: int, output: Any) -> Any:
         """Leave the output as it is."""
+
+    def outcome(self) -> GuidedResult:
+        """Return what the sampling loop came to; a call that took another way is refused."""
+        if self.result is None:
+            raise unsupported("a decoding loop other than greedy search and sampling")
+        return self.result
 
 
 class Guard:
@@ -121,13 +127,12 @@ class Guard:
             self._check_call(model, original, arguments, named)
             with activity(call):
                 output = original(*arguments, **named)
-            if call.result is None:
-                raise unsupported("a decoding loop other than greedy search and sampling")
-            self._recorder.release(call.result)
+            result = call.outcome()
+            self._recorder.release(result)
         except BaseException as error:
             self._recorder.failed(error)
             raise
-        return self._with_report(output, call.result)
+        return self._with_report(output, result)
 
     def sample(self, original: Callable[..., Any], input_ids: torch.Tensor, named: dict[str, Any]) -> Any:
         """Run the sampling loop of one call; reached only from within `generate`.

@@ -17,9 +17,9 @@ from steerguard.artifacts.verify import VerifiedArtifact, verify_artifact
 from steerguard.audit.log import AuditLog
 from steerguard.detect.linear_probe import bind_probe
 from steerguard.engine.hooks import BlockHooks
+from steerguard.engine.loop import Engine
 from steerguard.engine.program import Program, bind_program
 from steerguard.engine.refusal import RefusalTemplate
-from steerguard.engine.loop import Engine
 from steerguard.errors import AlreadyWrappedError, NotWrappedError, UnsupportedArchitectureError
 from steerguard.guard import Guard
 from steerguard.guarded_class import GUARD_ATTRIBUTE, bound_guard, guarded_class, is_guarded_class, original_class

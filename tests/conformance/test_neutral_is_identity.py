@@ -16,9 +16,11 @@ from tests.guarded_models import (
     shared_model,
     split_of,
     splitting_threshold,
+    tokenizer,
 )
 
 from steerguard.methods.catalog import METHODS
+from steerguard.testing import tiny_model
 
 SETTINGS = {
     "inferaligner": (
@@ -116,6 +118,44 @@ def test_a_batch_of_closed_rows_decodes_without_a_single_hook(architecture):
     assert set(seen) == {()}
     assert torch.equal(plain[0], steered[0])
     assert all(torch.equal(one, other) for one, other in zip(plain[1], steered[1], strict=True))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stop_strings": ["mo", "assi"], "tokenizer": tokenizer()},
+        {"prefix_allowed_tokens_fn": lambda _row, _ids: [5, 6, 7, 40, 50]},
+        {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2},
+        {"min_new_tokens": 12, "suppress_tokens": [60]},
+        {"max_time": 60.0},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_closed_rows_are_identical_under_the_callers_own_processors_and_criteria(settings):
+    batch = prompts(8)
+    plain, steered, reports = _compare(shared_model(), policy(splitting_threshold()), batch, **settings)
+    closed = _closed_rows(reports)
+    assert 0 < len(closed) < 8
+    assert same_rows(closed, plain, steered, batch["input_ids"].shape[1])
+
+
+def test_closed_rows_are_identical_under_autocast():
+    batch = prompts(8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain, steered, reports = _compare(shared_model(), policy(splitting_threshold()), batch)
+    closed = _closed_rows(reports)
+    assert 0 < len(closed) < 8
+    assert same_rows(closed, plain, steered, batch["input_ids"].shape[1])
+
+
+def test_with_an_expert_kernel_that_mixes_rows_closed_rows_agree_within_tolerance():
+    model = tiny_model("mixtral")
+    batch = prompts(8)
+    plain, steered, reports = _compare(model, policy(split_of(model)), batch)
+    closed = _closed_rows(reports)
+    assert 0 < len(closed) < 8
+    for one, other in zip(plain[1], steered[1], strict=False):
+        assert (one[closed] - other[closed]).abs().max() < 1e-4
 
 
 def test_open_rows_keep_hooks_on_the_steered_blocks_only():

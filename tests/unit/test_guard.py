@@ -21,7 +21,7 @@ from tests.guarded_models import (
     state_of,
 )
 
-from steerguard.errors import AuditSinkError
+from steerguard.errors import AuditSinkError, UnsupportedGenerationError
 from steerguard.testing import MemorySink
 
 
@@ -97,9 +97,9 @@ def test_on_decision_is_called_once_per_row_after_the_record_is_written():
     def on_decision(decision):
         seen.append((decision, len(_records(sink))))
 
-    with guarded(shared_model(), policy(0.0), audit=memory_log(sink), on_decision=on_decision) as wrapped:
-        with wrapped.guard.collect() as reports:
-            run(wrapped, prompts(3))
+    guarding = guarded(shared_model(), policy(0.0), audit=memory_log(sink), on_decision=on_decision)
+    with guarding as wrapped, wrapped.guard.collect() as reports:
+        run(wrapped, prompts(3))
     assert [decision for decision, _ in seen] == reports
     assert [count for _, count in seen] == [3, 3, 3]
 
@@ -152,9 +152,9 @@ def test_explain_says_what_was_read_and_what_would_flip_it():
 
 def test_a_refused_request_for_an_unsupported_mode_is_recorded_as_an_error():
     sink = MemorySink()
-    with guarded(shared_model(), policy(1e6), audit=memory_log(sink)) as wrapped:
-        with pytest.raises(Exception, match="num_beams"):
-            wrapped.generate(**prompts(1), num_beams=2)
+    guarding = guarded(shared_model(), policy(1e6), audit=memory_log(sink))
+    with guarding as wrapped, pytest.raises(UnsupportedGenerationError, match="num_beams"):
+        wrapped.generate(**prompts(1), num_beams=2)
     (record,) = _records(sink, "guard.error")
     assert record["code"] == "UnsupportedGenerationError"
 

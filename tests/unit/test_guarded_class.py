@@ -58,12 +58,12 @@ def test_a_pipeline_runs_a_wrapped_model_without_a_word_about_its_class(capfd):
     transformers_logging.set_verbosity_warning()
     chat = [[{"role": "user", "content": text}] for text in ("hello there", "x")]
     try:
-        with guarded(model, policy(-1e6, "refuse"), registry=registry_for(shared_model())) as wrapped:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                generator = pipeline("text-generation", model=wrapped, tokenizer=tokenizer())
-                capfd.readouterr()
-                found = [generator(one, max_new_tokens=30, do_sample=False, return_full_text=False) for one in chat]
+        guarding = guarded(model, policy(-1e6, "refuse"), registry=registry_for(shared_model()))
+        with guarding as wrapped, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            generator = pipeline("text-generation", model=wrapped, tokenizer=tokenizer())
+            capfd.readouterr()
+            found = [generator(one, max_new_tokens=30, do_sample=False, return_full_text=False) for one in chat]
     finally:
         transformers_logging.set_verbosity(level)
     assert [one[0]["generated_text"] for one in found] == ["I cannot help with that."] * 2

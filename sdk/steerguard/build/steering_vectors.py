@@ -197,6 +197,7 @@ def _how_refined(recipe: SteeringVectorsRecipe) -> tuple[str, ...]:
             f"Theta of the steered blocks was then refined: starting from {settings.start_strength} times the difference, "
             f"{settings.steps} Adam steps of {settings.batch_size} harmful prompts on the vectors alone (step size "
             f"{settings.learning_rate}) lowered the cross entropy of the donor's refusal sentence under the steered model. "
-            "The paper adds the plain difference; this step is an addition to it."
+            "The paper adds the plain difference; this step is an addition to it, and figures measured with these vectors are "
+            "figures of the refined ones: they do not show that the donor's direction is needed."
         ),
     )

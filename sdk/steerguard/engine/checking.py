@@ -10,8 +10,8 @@ import torch
 
 from steerguard.decision import Usage
 from steerguard.engine.active import activity
-from steerguard.engine.outcome import decision, read_verdicts
 from steerguard.engine.loop import Engine
+from steerguard.engine.outcome import decision, read_verdicts
 from steerguard.engine.sampling import GuidedResult, new_request
 
 if TYPE_CHECKING:

@@ -173,7 +173,7 @@ def doses(
     )
 
 
-def _row_doses(  # noqa: PLR0913 - one row of `doses`
+def _row_doses(
     request: GuidedRequest,
     row: int,
     verdict: RowVerdict,
@@ -213,7 +213,7 @@ def _row_doses(  # noqa: PLR0913 - one row of `doses`
     return tuple(result)
 
 
-def decision(  # noqa: PLR0913 - the complete account of a row
+def decision(
     request: GuidedRequest,
     *,
     request_id: str,

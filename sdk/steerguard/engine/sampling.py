@@ -122,7 +122,7 @@ def _finish(engine: Engine, run: GuidedLoop, output: Any, input_ids: Tensor, gen
     return GuidedResult(output=_replaced(output, final), decisions=decisions, prompts=prompts, answers=answers)
 
 
-def _decision(  # noqa: PLR0913 - one row of `_finish`
+def _decision(
     engine: Engine,
     run: GuidedLoop,
     request_id: str,

@@ -37,7 +37,9 @@ def _artifacts(model):
     return registry, found
 
 
-def _reference(model, batch, opened, theta, srv, bias, *, per_block, positions, probe=None):
+def _reference(  # noqa: C901 - written out in one place on purpose
+    model, batch, opened, theta, srv, bias, *, per_block, positions, probe=None
+):
     """Greedy decoding without a cache, every step from scratch, every operation written out."""
     ids, mask = batch["input_ids"], batch["attention_mask"]
     width = ids.shape[1]
@@ -108,9 +110,11 @@ def test_guided_logits_equal_a_reference_written_out_by_hand(positions, gate):
         probe=((0, 1), probe["weight"], probe["bias"]),
     )
     settings = f"coefficient: {COEFFICIENT}, gate: {gate}, positions: {positions}"
-    with guarded(model, policy(threshold, settings=settings), registry=registry) as wrapped:
-        with wrapped.guard.collect() as reports:
-            tokens, found = run(wrapped, batch, max_new_tokens=5, eos_token_id=None)
+    with (
+        guarded(model, policy(threshold, settings=settings), registry=registry) as wrapped,
+        wrapped.guard.collect() as reports,
+    ):
+        tokens, found = run(wrapped, batch, max_new_tokens=5, eos_token_id=None)
     assert torch.equal(tokens, ids)
     for one, other in zip(found, logits, strict=True):
         assert (one - other).abs().max() < 1e-4
@@ -139,9 +143,9 @@ def test_two_steps_on_the_same_blocks_add_up():
 rules:
   - {id: r, when: {always: true}, then: {action: guide, use: [steer, again]}}
 default: {action: allow}"""
-    with guarded(model, policy(rules=rules, settings="coefficient: 2.0", detector=False)) as wrapped:
-        with wrapped.guard.collect() as reports:
-            both = run(wrapped, prompts(4))
+    document = policy(rules=rules, settings="coefficient: 2.0", detector=False)
+    with guarded(model, document) as wrapped, wrapped.guard.collect() as reports:
+        both = run(wrapped, prompts(4))
     with guarded(model, policy(-1e6, settings="coefficient: 3.0")) as wrapped:
         once = run(wrapped, prompts(4))
     width = prompts(4)["input_ids"].shape[1]
