@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steerguard.build.directions import mean_difference, midpoint_bias, unit_rows
+from steerguard.guidance.inferaligner.formula import mean_difference, midpoint_bias, unit_rows
 from steerguard.detect.linear_probe import LinearProbe
 from steerguard.errors import BuildError
 
@@ -49,7 +49,7 @@ def fit_probe(
     """
     if estimator == "mean_difference":
         directions = unit_rows(mean_difference(harmful, benign))
-        return _probe(blocks, directions, midpoint_bias(harmful, benign, directions))
+        return _probe(blocks, directions, midpoint_bias(directions, harmful, benign))
     labels = np.concatenate([np.ones(len(harmful)), np.zeros(len(benign))])
     weights, biases = [], []
     for block in range(harmful.shape[1]):

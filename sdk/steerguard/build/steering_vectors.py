@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from steerguard.build.contrast import PromptSet
-from steerguard.build.directions import alignment_difference, mean_difference, midpoint_bias, unit_rows
+from steerguard.guidance.inferaligner.formula import alignment_difference, mean_difference, midpoint_bias, unit_rows
 from steerguard.build.donor import donor_from, lessons, own_answers, refusal_ids, train_donor
 from steerguard.build.parts import ArtifactParts
 from steerguard.build.recipe import DonorSettings, RefinementSettings, SteeringVectorsRecipe
@@ -53,7 +53,7 @@ def build_steering_vectors(context: BuildContext, recipe: SteeringVectorsRecipe)
             VECTORS_FILE: {
                 "theta": theta,
                 "srv": directions,
-                "gate_bias": midpoint_bias(target_harmful, target_benign, directions),
+                "gate_bias": midpoint_bias(directions, target_harmful, target_benign),
             }
         },
         params={"blocks": list(recipe.blocks), "strength": recipe.strength, "positions": recipe.positions},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from steerguard.build.directions import alignment_difference, mean_difference, midpoint_bias, unit_rows
+from steerguard.guidance.inferaligner.formula import alignment_difference, mean_difference, midpoint_bias, unit_rows
 from steerguard.build.probes import fit_probe
 
 
@@ -32,7 +32,7 @@ def test_gate_bias_is_minus_the_mean_projection_of_balanced_classes():
     directions = unit_rows(mean_difference(harmful, benign))
     both = np.concatenate([harmful.double().numpy(), benign.double().numpy()])
     expected = -np.einsum("nbw,bw->nb", both, directions.double().numpy()).mean(0)
-    np.testing.assert_allclose(midpoint_bias(harmful, benign, directions).numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(midpoint_bias(directions, harmful, benign).numpy(), expected, rtol=1e-5)
 
 
 def test_mean_difference_probe_is_the_gate_of_the_paper():
@@ -40,7 +40,7 @@ def test_mean_difference_probe_is_the_gate_of_the_paper():
     probe = fit_probe(harmful, benign, (4, 5, 6), "mean_difference")
     directions = unit_rows(mean_difference(harmful, benign))
     assert torch.equal(probe.weight, directions)
-    assert torch.equal(probe.bias, midpoint_bias(harmful, benign, directions))
+    assert torch.equal(probe.bias, midpoint_bias(directions, harmful, benign))
     assert probe.blocks == (4, 5, 6)
 
 
