@@ -32,6 +32,15 @@ def registry_directory() -> Path:
     return find_content("registry", package=_PACKAGE)
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that ship with the package: what `steerguard build` accepts as a name, to its file.
+
+    Raises:
+        ContentError: the registry folder cannot be found.
+    """
+    return {path.stem: path for path in sorted((registry_directory() / "recipes").glob("*.yaml"))}
+
+
 def find_content(name: str, *, package: Path) -> Path:
     """Return the folder `name` that belongs to the package directory: packaged, else checkout.
 

@@ -43,9 +43,6 @@ class _Call:
         self.owner = owner
         self.result: GuidedResult | None = None
 
-    def at_block(self, block: int, output: Any) -> Any:
-        """Leave the output as it is."""
-
     def outcome(self) -> GuidedResult:
         """Return what the sampling loop came to; a call that took another way is refused."""
         if self.result is None:

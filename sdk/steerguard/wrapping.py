@@ -122,7 +122,7 @@ def wrap(
         setup_seconds=clock.seconds,
         check_weights=lambda changed: _check_weights(changed, tokenizer, facts, artifacts),
     )
-    hooks = BlockHooks(guard, decoder_blocks(cast("Any", model)))
+    hooks = BlockHooks(decoder_blocks(cast("Any", model)))
     engine = Engine(
         owner=guard,
         program=program,

@@ -8,6 +8,7 @@ from tests.guarded_models import memory_log, policy, run, same_rows, state_of
 
 import steerguard
 from steerguard.models.chat import render
+from steerguard.policy.load import load_policy
 from steerguard.registry.local import embedded_registry
 
 HARMFUL = (
@@ -37,7 +38,17 @@ def guarded_smollm2(smollm2):
 
 
 def test_the_embedded_registry_has_the_families_that_shipped_policies_name():
-    assert {"harmful-intent", "inferaligner"} <= set(embedded_registry().families())
+    named = {
+        reference.split("@")[0]
+        for name in ("harmlessness", "harmlessness-monitor", "refuse-only")
+        for document in [load_policy(name)]
+        for reference in [
+            *(detector.artifact for detector in document.detectors),
+            *(need.reference for step in document.guidance for need in step.artifact_needs()),
+        ]
+    }
+    assert named == {"harmful-intent", "refusal-vectors"}
+    assert named | {"inferaligner"} == set(embedded_registry().families())
 
 
 def test_benign_rows_are_bit_identical_beside_guided_harmful_ones(guarded_smollm2):

@@ -25,7 +25,7 @@ def render_card(document: RecipeDocument, parts: ArtifactParts, effect: Mapping[
     meta = document.metadata
     sections = [
         _front_matter(document),
-        f"# {meta.family} for {meta.variant}\n\n{meta.description}",
+        f"# {_heading(document)}\n\n{meta.description}",
         "## What it is\n\n" + _facts(document, parts),
         "## How it was made\n\n" + _bullets(parts.how_made),
         "## What was measured\n\n" + _measured(parts, effect),
@@ -50,6 +50,12 @@ def _front_matter(document: RecipeDocument) -> str:
             "---",
         ]
     )
+
+
+def _heading(document: RecipeDocument) -> str:
+    meta = document.metadata
+    name = f"{meta.family} for {meta.variant}"
+    return name if meta.title is None else f"{name}: {meta.title}"
 
 
 def _facts(document: RecipeDocument, parts: ArtifactParts) -> str:

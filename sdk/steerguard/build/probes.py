@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steerguard.guidance.inferaligner.formula import mean_difference, midpoint_bias, unit_rows
 from steerguard.detect.linear_probe import LinearProbe
 from steerguard.errors import BuildError
+from steerguard.guidance.inferaligner.formula import mean_difference, midpoint_bias, unit_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -33,6 +33,8 @@ class RecipeMetadata(_Part):
     """Which model the artifact is for, for example `smollm2-135m-instruct`."""
     version: Annotated[str, Field(pattern=r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$")]
     """Semantic version of the artifact."""
+    title: Annotated[str, Field(min_length=1, max_length=120)] | None = None
+    """Stands after family and variant in the heading of the card."""
     description: Annotated[str, Field(min_length=1, max_length=400)]
     license: str = "apache-2.0"
     created: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z$")]
@@ -97,12 +99,12 @@ class RefinementSettings(_Part):
 
 
 class SteeringVectorsRecipe(_Part):
-    """InferAligner vectors: what alignment adds to the harmful-minus-harmless difference of a donor."""
+    """Steering vectors for the method `inferaligner`: what a donor adds to the target's difference, plain or refined."""
 
     type: Literal["steering_vectors"]
     donor: DonorSettings
     refinement: RefinementSettings | None = None
-    """None keeps the plain mean differences."""
+    """None keeps the plain mean differences, which is the paper's way."""
     blocks: Annotated[tuple[BlockIndex, ...], Field(min_length=1, strict=False)]
     """Steered blocks, at `resid_post`."""
     strength: Annotated[str, Field(pattern=r"^\d+(\.\d+)?$")]

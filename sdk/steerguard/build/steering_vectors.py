@@ -1,4 +1,7 @@
-"""Build steps of an InferAligner artifact: donor, residuals of both models, theta, gate."""
+"""Build steps of steering vectors for the method `inferaligner`: donor, residuals of both models, theta, gate.
+
+Without `refinement` the vectors are the plain difference; with it they are fitted, and are another family.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,19 @@ import torch
 from torch import Tensor
 
 from steerguard.build.contrast import PromptSet
-from steerguard.guidance.inferaligner.formula import alignment_difference, mean_difference, midpoint_bias, unit_rows
 from steerguard.build.donor import donor_from, lessons, own_answers, refusal_ids, train_donor
 from steerguard.build.parts import ArtifactParts
 from steerguard.build.recipe import DonorSettings, RefinementSettings, SteeringVectorsRecipe
 from steerguard.build.refinement import refine_vectors
 from steerguard.build.steps import BuildContext, read_residuals, residuals_of
 from steerguard.errors import BuildError, RecipeError
+from steerguard.guidance.inferaligner.formula import alignment_difference, mean_difference, midpoint_bias, unit_rows
 
 VECTORS_FILE = "weights/vectors.safetensors"
 
 
 def build_steering_vectors(context: BuildContext, recipe: SteeringVectorsRecipe) -> ArtifactParts:
-    """Return the tensors and settings of an InferAligner artifact.
+    """Return the tensors and settings of an artifact for the method `inferaligner`.
 
     Args:
         context: the build.
@@ -59,7 +62,7 @@ def build_steering_vectors(context: BuildContext, recipe: SteeringVectorsRecipe)
         params={"blocks": list(recipe.blocks), "strength": recipe.strength, "positions": recipe.positions},
         how_made=_how_made(context, recipe),
         limits=(
-            f"A steered answer speaks the donor's one refusal sentence (“{recipe.donor.refusal}”) or a paraphrase of it.",
+            _what_steered_answers_say(recipe),
             "The vector is added at every position, so a steered prompt must not share cached states with an unsteered one.",
             "A forced beginning of the answer (a prefill) is not always overcome by steering; use a policy that refuses.",
         ),
@@ -188,16 +191,27 @@ def _how_made(context: BuildContext, recipe: SteeringVectorsRecipe) -> tuple[str
     )
 
 
+def _what_steered_answers_say(recipe: SteeringVectorsRecipe) -> str:
+    if recipe.refinement is not None:
+        return f"A steered answer speaks the donor's one refusal sentence (“{recipe.donor.refusal}”) or a paraphrase of it."
+    return (
+        "A plain difference says what the donor begins with, not what it says next: an answer that opens with an apology "
+        "is not a refusal, and the two figures differ."
+    )
+
+
 def _how_refined(recipe: SteeringVectorsRecipe) -> tuple[str, ...]:
     settings = recipe.refinement
     if settings is None:
-        return ()
+        return (
+            "No vector was fitted. The paper adds the donor's difference (SSV); here the model's own (SRV) is subtracted.",
+        )
     return (
         (
             f"Theta of the steered blocks was then refined: starting from {settings.start_strength} times the difference, "
             f"{settings.steps} Adam steps of {settings.batch_size} harmful prompts on the vectors alone (step size "
             f"{settings.learning_rate}) lowered the cross entropy of the donor's refusal sentence under the steered model. "
-            "The paper adds the plain difference; this step is an addition to it, and figures measured with these vectors are "
-            "figures of the refined ones: they do not show that the donor's direction is needed."
+            "The paper has no such step: figures measured with these vectors are figures of the fit, "
+            "and do not show that the donor's direction is needed."
         ),
     )

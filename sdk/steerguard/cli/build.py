@@ -95,10 +95,9 @@ def _recipe_path(name: str) -> Path:
     path = Path(name)
     if path.suffix in {".yaml", ".yml"} or path.exists():
         return path
-    from steerguard.content import registry_directory
+    from steerguard.content import shipped_recipes
 
-    folder = registry_directory() / "recipes"
-    shipped = {entry.stem: entry for entry in sorted(folder.glob("*.yaml"))}
+    shipped = shipped_recipes()
     if name not in shipped:
         raise RecipeError(
             "There is no such recipe.",

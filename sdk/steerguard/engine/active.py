@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from steerguard.errors import UnguidedForwardError
 
@@ -28,20 +28,6 @@ class Activity(Protocol):
     def permits_forward(self) -> bool:
         """Whether the model's forward pass may run."""
 
-    def at_block(self, block: int, output: Any) -> Any:
-        """Act on a decoder block's output; None leaves it as it is."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Preparing:
-    """`generate` is preparing its inputs: no forward pass is expected yet."""
-
-    owner: object
-    permits_forward: bool = False
-
-    def at_block(self, block: int, output: Any) -> Any:
-        """Leave the output as it is."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unguided:
@@ -49,9 +35,6 @@ class Unguided:
 
     owner: object
     permits_forward: bool = True
-
-    def at_block(self, block: int, output: Any) -> Any:
-        """Leave the output as it is."""
 
 
 ACTIVE: ContextVar[Activity | None] = ContextVar("steerguard_active", default=None)

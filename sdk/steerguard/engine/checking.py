@@ -10,6 +10,7 @@ import torch
 
 from steerguard.decision import Usage
 from steerguard.engine.active import activity
+from steerguard.engine.hooks import reading_hook
 from steerguard.engine.loop import Engine
 from steerguard.engine.outcome import decision, read_verdicts
 from steerguard.engine.sampling import GuidedResult, new_request
@@ -33,12 +34,12 @@ def check_batch(engine: Engine, model: Any, input_ids: Tensor, attention_mask: T
     request = new_request(reading, input_ids, attention_mask.bool(), cached=False)
     blocks = engine.program.read_blocks
     positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-    engine.hooks.acquire(blocks)
+    hooks = engine.hooks.install({block: reading_hook(request, block) for block in blocks})
     try:
         with activity(request), torch.no_grad():
             model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
     finally:
-        engine.hooks.release(blocks)
+        hooks.remove()
     verdicts = read_verdicts(request, engine.mode)
     lengths = attention_mask.sum(dim=1).tolist()
     request_id = secrets.token_hex(16)

@@ -1,4 +1,8 @@
-"""Forward hooks on decoder blocks, reference-counted: they exist only while a running request needs them."""
+"""Forward hooks on decoder blocks: they exist only while a running request needs them.
+
+Every request brings hooks of its own and takes them away again, so a block carries as many as requests need it.
+A hook acts for the request of the calling thread and is inert for every other caller.
+"""
 
 from __future__ import annotations
 
@@ -6,67 +10,113 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from steerguard.engine.active import ACTIVE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
+
+    from steerguard.engine.request import GuidedRequest
+
+    Hook = Callable[[nn.Module, Any, Any], Any]
 
 
 class BlockHooks:
-    """The hooks of one wrapped model.
+    """The hooks of ours on one wrapped model's decoder blocks."""
 
-    A block carries at most one hook of ours, whatever the number of requests; it acts for the request of the calling
-    thread and is inert for every other caller.
-    """
-
-    def __init__(self, owner: object, blocks: Sequence[nn.Module]) -> None:
-        self._owner = owner
+    def __init__(self, blocks: Sequence[nn.Module]) -> None:
         self._blocks = blocks
         self._lock = threading.Lock()
-        self._users: Counter[int] = Counter()
-        self._handles: dict[int, RemovableHandle] = {}
+        self._count: Counter[int] = Counter()
 
-    def acquire(self, blocks: Iterable[int]) -> None:
-        """Count one more user of each block; install what is missing. All or nothing."""
-        taken: list[int] = []
+    def install(self, hooks: Mapping[int, Hook]) -> InstalledHooks:
+        """Put one hook on each named block, all or nothing; `remove` of the result takes them away."""
+        installed = InstalledHooks(self)
         try:
-            for block in blocks:
-                self._acquire_one(block)
-                taken.append(block)
+            for block, hook in hooks.items():
+                # torch numbers its hooks without a lock.
+                with self._lock:
+                    installed.handles[block] = self._blocks[block].register_forward_hook(hook)
+                    self._count[block] += 1
         except BaseException:
-            self.release(taken)
+            installed.remove()
             raise
-
-    def release(self, blocks: Iterable[int]) -> None:
-        """Count one user less of each block; remove hooks that nobody needs."""
-        with self._lock:
-            for block in blocks:
-                self._users[block] -= 1
-                if self._users[block] <= 0:
-                    del self._users[block]
-                    self._handles.pop(block).remove()
+        return installed
 
     @property
     def installed(self) -> tuple[int, ...]:
-        """Blocks that carry a hook at this moment."""
+        """Blocks that carry a hook of ours at this moment."""
         with self._lock:
-            return tuple(sorted(self._handles))
+            return tuple(sorted(block for block, count in self._count.items() if count))
 
-    def _acquire_one(self, block: int) -> None:
+    def discount(self, block: int, handle: RemovableHandle) -> None:
+        """Take one hook away."""
         with self._lock:
-            if block not in self._handles:
-                self._handles[block] = self._blocks[block].register_forward_hook(_hook(self._owner, block))
-            self._users[block] += 1
+            handle.remove()
+            self._count[block] -= 1
 
 
-def _hook(owner: object, block: int) -> Callable[[nn.Module, Any, Any], Any]:
+class InstalledHooks:
+    """The hooks of one request."""
+
+    def __init__(self, owner: BlockHooks) -> None:
+        self._owner = owner
+        self.handles: dict[int, RemovableHandle] = {}
+
+    def remove(self, *, keep: Collection[int] = ()) -> None:
+        """Take away every hook but those on the blocks to keep; a second call does nothing."""
+        for block in [block for block in self.handles if block not in keep]:
+            self._owner.discount(block, self.handles.pop(block))
+
+
+def reading_hook(request: GuidedRequest, block: int) -> Hook:
+    """Return the hook that lets a request read, decide and change at one block."""
+
     def act(_module: nn.Module, _arguments: Any, output: Any) -> Any:
-        state = ACTIVE.get()
-        if state is None or state.owner is not owner:
+        if ACTIVE.get() is not request:
             return None
-        return state.at_block(block, output)
+        if not isinstance(output, tuple):
+            return request.at_block(block, output)
+        changed = request.at_block(block, output[0])
+        return None if changed is None else (changed, *output[1:])
 
     return act
+
+
+def adding_hook(request: GuidedRequest, block: int, delta: Tensor, passes: dict[int, int], *, measures: bool) -> Hook:
+    """Return the hook of a decode step: it adds, counts and does nothing else, because every token pays for it.
+
+    Args:
+        request: the request that it acts for.
+        block: the block's number.
+        delta: `[rows, 1, width]`, negative zero in closed rows.
+        passes: positions changed so far, by block; counted here.
+        measures: whether to count the positions of each pass; elsewhere a pass counts one, and a pass of another width
+            makes the counts of the blocks differ, which the fired proof finds.
+    """
+    current = ACTIVE.get
+    plain = torch.Tensor
+
+    def add(_module: nn.Module, _arguments: Any, output: Any) -> Any:
+        if current() is not request:
+            return None
+        passes[block] += 1
+        return output + delta if type(output) is plain else _add_to_first(output, delta)
+
+    def measure_and_add(_module: nn.Module, _arguments: Any, output: Any) -> Any:
+        if current() is not request:
+            return None
+        hidden = output[0] if isinstance(output, tuple) else output
+        passes[block] += hidden.shape[1]
+        return output + delta if type(output) is plain else _add_to_first(output, delta)
+
+    return measure_and_add if measures else add
+
+
+def _add_to_first(output: Any, delta: Tensor) -> Any:
+    """Add to a tensor subclass, or to the first entry of a block that returns a tuple."""
+    return (output[0] + delta, *output[1:]) if isinstance(output, tuple) else output + delta

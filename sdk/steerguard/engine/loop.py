@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
+from steerguard.engine.hooks import reading_hook
 from steerguard.engine.outcome import RowVerdict, read_verdicts
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import LogitsProcessor, StoppingCriteria
 
-    from steerguard.engine.hooks import BlockHooks
+    from steerguard.engine.hooks import BlockHooks, InstalledHooks
     from steerguard.engine.program import Program
     from steerguard.engine.refusal import RefusalTemplate
     from steerguard.engine.request import GuidedRequest
@@ -44,7 +45,7 @@ class GuidedLoop:
         self._samples = samples
         self.request = request
         self.verdicts: tuple[RowVerdict, ...] = ()
-        self._held: tuple[int, ...] = ()
+        self._hooks: list[InstalledHooks] = []
         self._refused: Tensor | None = None
         self._discarded: Tensor | None = None
         self._watch: Tensor | None = None
@@ -62,13 +63,12 @@ class GuidedLoop:
         """Install the hooks that the prefill needs."""
         program = self._engine.program
         blocks = tuple(program.blocks) if self._engine.mode == "enforce" else program.read_blocks
-        self._engine.hooks.acquire(blocks)
-        self._held = blocks
+        self._hooks.append(self._engine.hooks.install({block: reading_hook(self.request, block) for block in blocks}))
 
     def stop(self) -> None:
-        """Give back every hook that is still held."""
-        held, self._held = self._held, ()
-        self._engine.hooks.release(held)
+        """Take away every hook that is still there."""
+        for hooks in self._hooks:
+            hooks.remove()
 
     def on_logits(self, scores: Tensor) -> Tensor:
         """Freeze the verdicts after the prefill; afterwards watch open rows."""
@@ -91,11 +91,10 @@ class GuidedLoop:
         self._refused = torch.tensor(refused, device=device)
         self._discarded = self._refused if any(refused) else None
         opened = {item for verdict in self.verdicts for item in verdict.open}
-        keep = self.request.freeze([item for item in self._engine.program.interventions if item in opened])
-        if all(refused):
-            keep = ()
-        self._engine.hooks.release([block for block in self._held if block not in keep])
-        self._held = keep
+        self.request.freeze([item for item in self._engine.program.interventions if item in opened])
+        self._hooks[0].remove(keep=() if all(refused) else self.request.lasting_blocks)
+        if not all(refused):
+            self._hooks.append(self._engine.hooks.install(self.request.decode_hooks()))
         if opened:
             self._watch = torch.zeros(self.request.rows, device=device)
             self._opened = torch.tensor([bool(verdict.open) for verdict in self.verdicts], device=device)

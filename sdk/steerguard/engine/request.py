@@ -10,10 +10,11 @@ Invariants:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from steerguard.engine.hooks import adding_hook
 from steerguard.engine.positions import changes_decode, position_mask
 from steerguard.errors import GuidanceDidNotFireError
 from steerguard.guidance.intervention import Intervention, LinearGate, Positions
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from steerguard.engine.hooks import Hook
     from steerguard.engine.program import BlockProgram, Program
 
 NEGATIVE_ZERO = -0.0
@@ -77,7 +79,7 @@ class GuidedRequest:
         """Positions per row that decode steps changed at each block."""
         self._cached = cached
         self._frozen = False
-        self._decode: dict[int, Tensor] = {}
+        self._lasting: tuple[Intervention, ...] = ()
         self._dtypes: dict[int, torch.dtype] = {}
         self._masks: dict[tuple[Positions, int, torch.device], Tensor] = {}
         self._ends = torch.tensor(self.columns, device=prompt_mask.device)
@@ -90,38 +92,15 @@ class GuidedRequest:
         """Number of rows in the batch."""
         return self.prompt_mask.shape[0]
 
-    def at_block(self, block: int, output: Any) -> Any:
-        """Read, decide and change at one block's output; None leaves it as it is."""
-        delta = self._decode.get(block)
-        if delta is not None and type(output) is torch.Tensor:
-            # Every decode step of an open row passes here: one addition, nothing else that costs.
-            self.decode_passes[block] += output.shape[1]
-            return output + delta
-        if isinstance(output, tuple):
-            changed = self.at_block(block, output[0])
-            return None if changed is None else (changed, *output[1:])
-        return self._act(block, output)
+    def at_block(self, block: int, hidden: Tensor) -> Tensor | None:
+        """Read, decide and change at one block; None leaves its output as it is.
 
-    def freeze(self, opened: Collection[Intervention]) -> tuple[int, ...]:
-        """End the prefill: fix the gates and prepare what decode steps add.
+        Called in the prefill, and in every later pass of a request without a cache.
 
         Args:
-            opened: interventions whose gate is open for at least one row.
-
-        Returns:
-            The blocks that decode steps still change, in increasing order.
+            block: 0-based decoder block.
+            hidden: `[rows, columns, width]`, the block's output.
         """
-        self._frozen = True
-        lasting = [item for item in opened if changes_decode(item.positions) or not self._cached]
-        blocks = tuple(sorted({item.block for item in lasting}))
-        for block in blocks if self._cached else ():
-            self._decode[block] = self._delta([item for item in lasting if item.block == block])
-            self.decode_passes[block] = 0
-        return blocks
-
-    def _act(self, block: int, hidden: Tensor) -> Tensor | None:
-        if self._frozen and self._cached:
-            return None
         program = self.program.blocks[block]
         if not self._frozen:
             self._check_prefill_width(block, hidden)
@@ -131,6 +110,35 @@ class GuidedRequest:
         if not self.steers:
             return None
         return self._change(program, hidden)
+
+    def freeze(self, opened: Collection[Intervention]) -> None:
+        """End the prefill: from here on the gates are fixed.
+
+        Args:
+            opened: interventions whose gate is open for at least one row.
+        """
+        self._frozen = True
+        self._lasting = tuple(item for item in opened if changes_decode(item.positions) or not self._cached)
+
+    @property
+    def lasting_blocks(self) -> tuple[int, ...]:
+        """Blocks whose prefill hook later passes still need: those of a request without a cache."""
+        return () if self._cached else tuple(sorted({item.block for item in self._lasting}))
+
+    def decode_hooks(self) -> dict[int, Hook]:
+        """Return what decode steps with a cache add, by block."""
+        blocks = sorted({item.block for item in self._lasting}) if self._cached else []
+        self.decode_passes = dict.fromkeys(blocks, 0)
+        return {
+            block: adding_hook(
+                self,
+                block,
+                self._delta([item for item in self._lasting if item.block == block]),
+                self.decode_passes,
+                measures=block == blocks[0],
+            )
+            for block in blocks
+        }
 
     def _check_prefill_width(self, block: int, hidden: Tensor) -> None:
         width = self.prompt_mask.shape[1]

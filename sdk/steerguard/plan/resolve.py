@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerguard.artifacts.calibration import Calibration, parse_calibration
 from steerguard.artifacts.fit import check_fit, fingerprint_entry
 from steerguard.artifacts.reference import parse_reference
 from steerguard.canonical import sha256_hex
+from steerguard.content import shipped_recipes
 from steerguard.errors import ArtifactFormatError, ArtifactIntegrityError, IncompatibleModelError, MissingVariantError
 from steerguard.registry.resolve import pinned_variants, store_for
 
@@ -73,7 +76,19 @@ def _resolve(reference: str, kind: str, facts: ModelFacts, store: ArtifactStore)
         expected=f"a variant for {facts.decoder} with {facts.num_blocks} blocks of width {facts.hidden_size}",
         found="; ".join(misfits),
         where=f"reference `{reference}`",
-        next_step=f"Build one: steerguard build {parsed.family} --model {facts.name or '<model folder>'} --out <folder>",
+        next_step=_build_line(parsed.family, facts),
+    )
+
+
+def _build_line(family: str, facts: ModelFacts) -> str:
+    # `steerguard build` reads a model from a folder, and a name on the Hub is none.
+    model = shlex.quote(facts.name) if facts.name and Path(facts.name).is_dir() else "<model folder>"
+    command = "Build one: steerguard build {recipe} --model " + model + " --out <folder>"
+    if family not in shipped_recipes():
+        return f"{command.format(recipe='<recipe>.yaml')} with a recipe for `{family}`."
+    return (
+        f"{command.format(recipe=family)} (the shipped recipe names blocks of a model with 30; "
+        "for another depth copy it and scale them)."
     )
 
 

@@ -67,7 +67,7 @@ def test_splits_and_kinds_are_kept_apart(workshop):
     assert set(benign.without_kinds(("odd",)).kinds) == {"even"}
 
 
-@pytest.mark.parametrize("name", ["inferaligner", "harmful-intent"])
+@pytest.mark.parametrize("name", ["inferaligner", "refusal-vectors", "harmful-intent"])
 def test_shipped_recipes_load_and_find_their_prompts(name):
     recipe = load_recipe(registry_directory() / "recipes" / f"{name}.yaml")
     assert recipe.document.metadata.family == name
@@ -75,8 +75,15 @@ def test_shipped_recipes_load_and_find_their_prompts(name):
     assert not set(data.harmful.split("build").ids) & set(data.harmful.split("held_out").ids)
 
 
-def test_a_shipped_probe_lies_at_or_below_the_first_steered_block():
+@pytest.mark.parametrize("family", ["inferaligner", "refusal-vectors"])
+def test_a_shipped_probe_lies_at_or_below_the_first_steered_block(family):
     recipes = registry_directory() / "recipes"
     probe = load_recipe(recipes / "harmful-intent.yaml").document.artifact
-    vectors = load_recipe(recipes / "inferaligner.yaml").document.artifact
+    vectors = load_recipe(recipes / f"{family}.yaml").document.artifact
     assert max(probe.blocks) <= min(vectors.blocks)
+
+
+def test_only_the_fitted_family_is_refined():
+    recipes = registry_directory() / "recipes"
+    assert load_recipe(recipes / "inferaligner.yaml").document.artifact.refinement is None
+    assert load_recipe(recipes / "refusal-vectors.yaml").document.artifact.refinement is not None

@@ -1,53 +1,72 @@
-"""Reference-counted hooks."""
+"""Hooks come with a request and go with it."""
 
 from __future__ import annotations
 
 import threading
 
 import pytest
+import torch
 from torch import nn
 
-from steerguard.engine.hooks import BlockHooks
+from steerguard.engine.active import activity
+from steerguard.engine.hooks import BlockHooks, adding_hook, reading_hook
 
 
-def _hooks(count=3):
+class Request:
+    """Stands in the context variable as the running request; changes what it is shown."""
+
+    owner = None
+    permits_forward = True
+
+    def at_block(self, block, hidden):
+        return None if block == 0 else hidden + block
+
+
+def _blocks(count=3):
     blocks = [nn.Identity() for _ in range(count)]
-    return BlockHooks(object(), blocks), blocks
+    return BlockHooks(blocks), blocks
+
+
+def _hook(*_arguments):
+    return None
 
 
 def _installed(blocks):
     return [len(block._forward_hooks) for block in blocks]
 
 
-def test_a_block_carries_one_hook_whatever_the_number_of_users():
-    hooks, blocks = _hooks()
-    hooks.acquire([0, 1])
-    hooks.acquire([1, 2])
-    assert _installed(blocks) == [1, 1, 1]
-    hooks.release([0, 1])
+def test_every_request_brings_its_own_hooks_and_takes_them_away():
+    hooks, blocks = _blocks()
+    first = hooks.install({0: _hook, 1: _hook})
+    second = hooks.install({1: _hook, 2: _hook})
+    assert _installed(blocks) == [1, 2, 1]
+    first.remove()
     assert _installed(blocks) == [0, 1, 1]
     assert hooks.installed == (1, 2)
-    hooks.release([1, 2])
+    second.remove(keep=[2])
+    assert _installed(blocks) == [0, 0, 1]
+    second.remove()
+    second.remove()
     assert _installed(blocks) == [0, 0, 0]
     assert hooks.installed == ()
 
 
-def test_acquiring_is_all_or_nothing():
-    hooks, blocks = _hooks()
+def test_installing_is_all_or_nothing():
+    hooks, blocks = _blocks()
     with pytest.raises(IndexError):
-        hooks.acquire([0, 1, 9])
+        hooks.install({0: _hook, 1: _hook, 9: _hook})
     assert _installed(blocks) == [0, 0, 0]
     assert hooks.installed == ()
 
 
 def test_many_threads_leave_nothing_behind():
-    hooks, blocks = _hooks()
+    hooks, blocks = _blocks()
 
     def work():
         for _ in range(200):
-            hooks.acquire([0, 2])
-            hooks.release([0])
-            hooks.release([2])
+            installed = hooks.install({0: _hook, 2: _hook})
+            installed.remove(keep=[2])
+            installed.remove()
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -55,10 +74,38 @@ def test_many_threads_leave_nothing_behind():
     for thread in threads:
         thread.join()
     assert _installed(blocks) == [0, 0, 0]
+    assert hooks.installed == ()
 
 
-def test_a_hook_is_inert_outside_a_request():
-    hooks, blocks = _hooks()
-    hooks.acquire([0])
-    assert blocks[0]("unchanged") == "unchanged"
-    hooks.release([0])
+@pytest.mark.parametrize("measures", [False, True])
+def test_a_hook_acts_for_its_own_request_only(measures):
+    request, other, passes = Request(), Request(), {1: 0}
+    hidden = torch.zeros(2, 1, 4)
+    for hook in (reading_hook(request, 1), adding_hook(request, 1, torch.ones(2, 1, 4), passes, measures=measures)):
+        assert hook(None, (), hidden) is None
+        with activity(other):
+            assert hook(None, (), hidden) is None
+        with activity(request):
+            assert torch.equal(hook(None, (), hidden), torch.ones(2, 1, 4))
+    assert passes == {1: 1}
+
+
+@pytest.mark.parametrize("measures", [False, True])
+def test_the_rest_of_a_tuple_passes_through(measures):
+    request, rest = Request(), object()
+    hidden = torch.zeros(2, 1, 4)
+    for hook in (reading_hook(request, 1), adding_hook(request, 1, torch.ones(2, 1, 4), {1: 0}, measures=measures)):
+        with activity(request):
+            changed = hook(None, (), (hidden, rest))
+        assert torch.equal(changed[0], torch.ones(2, 1, 4))
+        assert changed[1] is rest
+    with activity(request):
+        assert reading_hook(request, 0)(None, (), (hidden, rest)) is None
+
+
+def test_only_the_measuring_hook_sees_the_width_of_a_pass():
+    request, passes = Request(), {1: 0, 2: 0}
+    with activity(request):
+        adding_hook(request, 1, torch.ones(2, 1, 4), passes, measures=True)(None, (), torch.zeros(2, 3, 4))
+        adding_hook(request, 2, torch.ones(2, 1, 4), passes, measures=False)(None, (), torch.zeros(2, 3, 4))
+    assert passes == {1: 3, 2: 1}

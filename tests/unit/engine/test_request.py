@@ -7,6 +7,7 @@ import torch
 from tests.guarded_models import guarded, policy, prompts, run, shared_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from steerguard.engine.active import activity
 from steerguard.engine.loop import GuidedLoop
 from steerguard.engine.request import GuidedRequest
 from steerguard.errors import GuidanceDidNotFireError
@@ -50,6 +51,14 @@ def _prefill(request, width=32, dtype=torch.float32):
     return hidden, outputs
 
 
+def _decode(wrapped, request, hidden):
+    """Run our hooks as a decode step of the model does."""
+    with activity(request):
+        for block in wrapped.guard.hooked_blocks:
+            for hook in list(wrapped.get_decoder().layers[block]._forward_hooks.values()):
+                assert hook(None, (), hidden) is not None
+
+
 @pytest.mark.parametrize("settings", ["coefficient: 4.0", "coefficient: 4.0, gate: per_block"])
 def test_the_whole_path_of_a_decode_step_never_waits_for_the_device(settings):
     with guarded(shared_model(), policy(0.0, settings=settings)) as wrapped:
@@ -62,8 +71,7 @@ def test_the_whole_path_of_a_decode_step_never_waits_for_the_device(settings):
         assert wrapped.guard.hooked_blocks
         with NoWaiting():
             for _ in range(3):
-                for block in wrapped.guard._engine.program.blocks:
-                    request.at_block(block, torch.ones(8, 1, 32))
+                _decode(wrapped, request, torch.ones(8, 1, 32))
                 loop.on_logits(logits)
                 loop.newly_refused()
         loop.stop()
@@ -80,9 +88,11 @@ def test_a_closed_row_of_a_decode_step_keeps_every_bit_negative_zero_included(dt
         assert opened.any()
         assert not opened.all()
         request.freeze(list(request.gates))
+        hook = request.decode_hooks()[1]
         step = torch.randn(8, 1, 32, dtype=dtype)
         step[:, :, :8] = torch.tensor([0.0, -0.0, 1e-30, -1e-30, float("inf"), -float("inf"), 6e4, -6e4], dtype=dtype)
-        changed = request.at_block(1, step)
+        with activity(request):
+            changed = hook(None, (), step)
     bits = {4: torch.int32, 2: torch.int16}[step.element_size()]
     assert changed.dtype == dtype
     assert torch.equal(changed[~opened].view(bits), step[~opened].view(bits))
@@ -112,17 +122,6 @@ def test_padding_is_never_changed():
             assert not torch.isclose(outputs[2][~padding], hidden[~padding]).all(dim=-1).any()
 
 
-def test_a_block_that_returns_a_tuple_keeps_its_other_entries():
-    with guarded(shared_model(), policy(-1e6)) as wrapped:
-        request = _request(wrapped, prompts(2))
-        hidden = torch.randn(*request.prompt_mask.shape, 32)
-        extra = object()
-        assert request.at_block(0, (hidden, extra)) is None
-        changed = request.at_block(1, (hidden, extra))
-    assert changed[1] is extra
-    assert not torch.equal(changed[0], hidden)
-
-
 @pytest.mark.parametrize("shape", [(8, 5, 32), (4, 24, 32)], ids=["narrower", "fewer rows"])
 def test_a_prefill_of_another_shape_raises(shape):
     with guarded(shared_model(), policy(-1e6)) as wrapped:
@@ -141,7 +140,10 @@ def test_a_decode_step_of_several_positions_counts_them_all_so_that_the_fired_pr
         request = _request(wrapped, prompts(8))
         _prefill(request)
         request.freeze(list(request.gates))
-        request.at_block(1, torch.zeros(8, 2, 32))
-        assert request.decode_passes == {1: 2, 2: 0}
+        hooks = request.decode_hooks()
+        with activity(request):
+            for block in (1, 2):
+                hooks[block](None, (), torch.zeros(8, 2, 32))
+        assert request.decode_passes == {1: 2, 2: 1}
         with pytest.raises(GuidanceDidNotFireError, match="number of positions"):
             run(wrapped, prompts(3), act=act)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from steerguard.evaluate.refusal import exact_refusal, repeated_trigram_share, strict_refusal
+from steerguard.evaluate.refusal import exact_refusal, opens_as_refusal, repeated_trigram_share, strict_refusal
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,9 @@ def test_repeated_trigrams_grow_with_loops():
     assert repeated_trigram_share("two words") == 0.0
     assert repeated_trigram_share("the quick brown fox jumps over the lazy dog") == 0.0
     assert repeated_trigram_share("no more " * 20) > 0.9
+
+
+def test_an_opening_counts_whatever_follows():
+    assert opens_as_refusal("I'm sorry for any confusion. I'm here to help you with any questions.")
+    assert not strict_refusal("I'm sorry for any confusion. I'm here to help you with any questions.")
+    assert not opens_as_refusal("Sure. I'm sorry that it took so long.")

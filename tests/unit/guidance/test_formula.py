@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from steerguard.guidance.inferaligner.formula import alignment_difference, mean_difference, midpoint_bias, unit_rows
 from steerguard.build.probes import fit_probe
+from steerguard.guidance.inferaligner.formula import alignment_difference, mean_difference, midpoint_bias, unit_rows
 
 
 def samples(seed, count, blocks=3, width=16):

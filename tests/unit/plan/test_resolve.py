@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from tests.artifact_samples import sample_files, write_folder
 from tests.guarded_models import policy, registry_for, shared_model, tokenizer
 
+from steerguard.content import shipped_recipes
 from steerguard.errors import ArtifactFormatError, ArtifactIntegrityError, ArtifactNotFoundError, MissingVariantError
 from steerguard.models.inspect import inspect_model
 from steerguard.plan.resolve import resolve_artifacts
@@ -47,6 +49,31 @@ def test_a_model_without_a_variant_is_told_what_differs_and_the_build_command(fa
     with pytest.raises(MissingVariantError, match="steerguard build harmful-intent") as caught:
         resolve_artifacts(policy(), dataclasses.replace(facts, **changes), registry_for(shared_model()))
     assert named in str(caught.value)
+
+
+def test_the_build_command_names_a_shipped_recipe_and_a_model_folder(facts, tmp_path):
+    misfit = dataclasses.replace(facts, num_blocks=5, name=str(tmp_path))
+    with pytest.raises(MissingVariantError) as caught:
+        resolve_artifacts(policy(), misfit, registry_for(shared_model()))
+    assert f"steerguard build harmful-intent --model {tmp_path} --out" in caught.value.next_step
+    assert "harmful-intent" in shipped_recipes()
+
+
+def test_a_name_on_the_hub_is_not_offered_as_a_model_folder(facts):
+    misfit = dataclasses.replace(facts, num_blocks=5, name="example/on-the-hub")
+    with pytest.raises(MissingVariantError, match="--model <model folder>"):
+        resolve_artifacts(policy(), misfit, registry_for(shared_model()))
+
+
+def test_a_family_without_a_shipped_recipe_asks_for_one(facts, tmp_path):
+    registry = create_registry(tmp_path / "registry")
+    registry.add(write_folder(tmp_path / "own", sample_files(family="own-vectors")))
+    step = policy().guidance[0].model_copy(update={"artifact": "own-vectors@^1"})
+    document = policy().model_copy(update={"detectors": (), "guidance": (step,)})
+    with pytest.raises(MissingVariantError) as caught:
+        resolve_artifacts(document, facts, registry)
+    assert "steerguard build <recipe>.yaml" in caught.value.next_step
+    assert "own-vectors" in caught.value.next_step
 
 
 def test_an_artifact_of_another_type_is_refused(facts):
