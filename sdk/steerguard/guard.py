@@ -8,6 +8,7 @@ It owns no state of a request, so threads may generate at once.
 from __future__ import annotations
 
 import inspect
+import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,17 +16,19 @@ import torch
 from transformers import GenerationConfig
 
 from steerguard.engine.active import ACTIVE, Unguided, activity, require_permission
-from steerguard.engine.arguments import check_arguments, check_settings, unsupported
+from steerguard.engine.arguments import check_arguments, check_settings, check_shapes, unsupported
 from steerguard.engine.checking import check_batch
 from steerguard.engine.loop import Engine
 from steerguard.engine.sampling import GuidedResult, guided_sample
-from steerguard.errors import SteerguardError, UnsupportedGenerationError
+from steerguard.errors import IncompatibleModelError, NotWrappedError, SteerguardError, UnsupportedGenerationError
 from steerguard.explain import Explanation, explain
 from steerguard.models.chat import render
+from steerguard.models.weights_token import weights_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from steerguard.audit.log import AuditLog
     from steerguard.decision import Decision
     from steerguard.models.chat import Conversation
     from steerguard.plan.plan import Plan
@@ -41,7 +44,12 @@ class _Call:
 
     def __init__(self, owner: object) -> None:
         self.owner = owner
+        self.live = True
         self.result: GuidedResult | None = None
+
+    def end(self) -> None:
+        """Take no sampling loop from here on."""
+        self.live = False
 
     def outcome(self) -> GuidedResult:
         """Return what the sampling loop came to; a call that took another way is refused."""
@@ -60,23 +68,21 @@ class Guard:
     def __init__(
         self,
         *,
+        engine: Engine,
+        recorder: Recorder,
+        model: Any,
         tokenizer: Any,
         setup_seconds: Mapping[str, float],
         check_weights: Callable[[Any], object],
     ) -> None:
-        self._tokenizer = tokenizer
-        self._check_weights = check_weights
-        self._unfit: SteerguardError | None = None
-        self._engine: Engine
-        self._recorder: Recorder
-        self._model: Callable[[], Any]
-        self.setup_seconds = dict(setup_seconds)
-
-    def bind(self, engine: Engine, recorder: Recorder, model: Callable[[], Any]) -> None:
-        """Attach the engine, the recorder and a weak reference to the model; called once by `wrap`."""
         self._engine = engine
         self._recorder = recorder
-        self._model = model
+        self._model = weakref.ref(model)
+        self._tokenizer = tokenizer
+        self._check_weights = check_weights
+        self._weights = weights_token(model)
+        self._unfit: str | None = None
+        self.setup_seconds = dict(setup_seconds)
 
     @property
     def plan(self) -> Plan:
@@ -116,11 +122,11 @@ class Guard:
             return original(*arguments, **named)
         if self.plan.mode == "off":
             self._recorder.bypassed("unguided", "mode off")
-            with activity(Unguided(self)):
+            with activity(Unguided(self._engine.owner)):
                 return original(*arguments, **named)
-        call = _Call(self)
+        call = _Call(self._engine.owner)
         try:
-            self._require_intact()
+            self._require_intact(model)
             self._check_call(model, original, arguments, named)
             with activity(call):
                 output = original(*arguments, **named)
@@ -140,8 +146,8 @@ class Guard:
         state = ACTIVE.get()
         if self.allows_unguided():
             return original(input_ids, **named)
-        if not isinstance(state, _Call) or state.owner is not self:
-            require_permission(self)
+        if not isinstance(state, _Call) or state.owner is not self._engine.owner or not state.live:
+            self.require_permission()
             raise unsupported("a decoding loop started by hand")
         state.result = guided_sample(self._engine, original, input_ids, **named)
         return state.result.output
@@ -174,6 +180,10 @@ class Guard:
     def unguided(self, reason: str) -> Iterator[None]:
         """Let this thread use the model without guidance inside the block; the bypass and its reason are recorded first.
 
+        It holds for this thread and this asynchronous task, and ends with the block.
+        In a generator it also holds for the caller while the generator is suspended inside the block: leave the block
+        before `yield`.
+
         Args:
             reason: why, one sentence without prompt text; it goes to the audit log.
 
@@ -181,27 +191,41 @@ class Guard:
             UnsupportedGenerationError: the reason is empty.
             AuditError: the bypass could not be recorded.
         """
-        if not reason.strip():
+        if not str(reason or "").strip():
             raise UnsupportedGenerationError(
-                "A bypass needs a reason.", expected="one sentence", found="an empty text", where="guard.unguided"
+                "A bypass needs a reason.", expected="one sentence", found="none", where="guard.unguided"
             )
         self._recorder.bypassed("unguided", reason)
-        with activity(Unguided(self)):
+        with activity(Unguided(self._engine.owner)):
             yield
 
     def require_permission(self) -> None:
         """Refuse a forward pass of the model that no request of this guard started."""
-        require_permission(self)
+        require_permission(self._engine.owner)
 
     def weights_changed(self, model: Any) -> None:
-        """Check the fingerprint again; while it does not fit, every request is refused."""
+        """Check the fingerprint again; until it fits, every request is refused.
+
+        Raises:
+            IncompatibleModelError: the weights are not those that the artifacts were made on.
+        """
+        self._unfit = "the check was interrupted"
         try:
-            with activity(Unguided(self)):
+            with activity(Unguided(self._engine.owner)):
                 self._check_weights(model)
         except SteerguardError as error:
-            self._unfit = error
+            self._unfit = error.summary
             raise
+        self._weights = weights_token(model)
         self._unfit = None
+
+    def use_audit(self, audit: AuditLog) -> None:
+        """Go on with another audit log, for example after the first one broke; it starts with what is in force.
+
+        Raises:
+            AuditError: the new log cannot be written; the old one stays in use.
+        """
+        self._recorder.use(audit)
 
     def unwrapped(self) -> None:
         """Record that the model goes back to its owner without guidance."""
@@ -209,9 +233,13 @@ class Guard:
 
     def _check(self, conversations: Sequence[Conversation]) -> list[Decision]:
         model = self._model()
+        if model is None:
+            raise NotWrappedError(
+                "The model of this guard no longer exists.", expected="the model that was wrapped", found="nothing"
+            )
         batch = render(self._tokenizer, conversations, device=model.device)
         try:
-            self._require_intact()
+            self._require_intact(model)
             result = check_batch(self._engine, model, batch["input_ids"], batch["attention_mask"])
             self._recorder.release(result)
         except BaseException as error:
@@ -222,11 +250,19 @@ class Guard:
     def allows_unguided(self) -> bool:
         """Return whether this thread is inside `unguided`."""
         state = ACTIVE.get()
-        return isinstance(state, Unguided) and state.owner is self
+        return isinstance(state, Unguided) and state.owner is self._engine.owner and state.permits_forward
 
-    def _require_intact(self) -> None:
+    def _require_intact(self, model: Any) -> None:
+        """Refuse a model whose weights do not fit; check again when modules or weights were exchanged."""
+        if self._unfit is None and weights_token(model) != self._weights:
+            self.weights_changed(model)
         if self._unfit is not None:
-            raise self._unfit.with_traceback(None)
+            raise IncompatibleModelError(
+                "The model's weights changed and do not fit the artifacts, so the guard refuses to run.",
+                expected="the weights that were wrapped",
+                found=self._unfit,
+                next_step="Load the original weights, or unwrap the model.",
+            )
 
     def _check_call(
         self, model: Any, original: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]
@@ -241,6 +277,7 @@ class Guard:
             raise unsupported(f"`inputs` that are `{model.main_input_name}`")
         effective, model_inputs = model._prepare_generation_config(config, **rest)  # noqa: SLF001 - merges as generate does
         check_arguments({**bound, **model_inputs})
+        check_shapes(model_inputs.get("input_ids", inputs), model_inputs.get("attention_mask"))
         check_settings(effective.to_dict(), SETTING_DEFAULTS)
 
     @staticmethod

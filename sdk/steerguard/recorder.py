@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from steerguard.plan.plan import Plan
 
 
+_RECORDABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+"""Names of errors that a record may carry; a foreign class can be called anything."""
+
+
 class Recorder:
     """Writes what one guard decides; collects it for callers that asked."""
 
@@ -35,6 +40,7 @@ class Recorder:
         self._plan = plan
         self._on_decision = on_decision
         self._collected: ContextVar[tuple[list[Decision], ...]] = ContextVar("steerguard_collected", default=())
+        self._distances: Mapping[str, tuple[float, str]] = {}
         self._context = DecisionContext(
             policy=PolicyReference(name=plan.policy_name, version=plan.policy_version, digest=plan.policy_digest),
             plan=plan.digest,
@@ -48,6 +54,7 @@ class Recorder:
         Args:
             distances: by artifact digest the measured fingerprint distance and its limit.
         """
+        self._distances = distances
         for pin in self._plan.artifacts:
             distance, limit = distances[pin.digest]
             self.audit.record(
@@ -67,6 +74,15 @@ class Recorder:
                 artifacts=self._context.artifacts,
             )
         )
+
+    def use(self, audit: AuditLog) -> None:
+        """Go on with another log, which first says what is in force."""
+        previous, self.audit = self.audit, audit
+        try:
+            self.loaded(self._distances)
+        except AuditError:
+            self.audit = previous
+            raise
 
     def release(self, result: GuidedResult) -> None:
         """Record every decision of a batch; only then may its text leave.
@@ -102,7 +118,8 @@ class Recorder:
 
     def failed(self, error: BaseException) -> None:
         """Record that a request failed; when even that fails, say so on the error that is about to be raised."""
-        code = error.code if isinstance(error, SteerguardError) else type(error).__name__
+        name = error.code if isinstance(error, SteerguardError) else type(error).__name__
+        code = name if _RECORDABLE.fullmatch(name) else "Exception"
         event = GuardError(
             req=None,
             row=None,

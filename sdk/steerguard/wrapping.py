@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib
 import time
-import weakref
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -20,7 +19,13 @@ from steerguard.engine.hooks import BlockHooks
 from steerguard.engine.loop import Engine
 from steerguard.engine.program import Program, bind_program
 from steerguard.engine.refusal import RefusalTemplate
-from steerguard.errors import AlreadyWrappedError, NotWrappedError, UnsupportedArchitectureError
+from steerguard.errors import (
+    AlreadyWrappedError,
+    IncompatibleModelError,
+    NotWrappedError,
+    UnsupportedArchitectureError,
+    WrapError,
+)
 from steerguard.guard import Guard
 from steerguard.guarded_class import GUARD_ATTRIBUTE, bound_guard, guarded_class, is_guarded_class, original_class
 from steerguard.methods.catalog import method_named
@@ -29,7 +34,9 @@ from steerguard.models.capture import measure_fingerprint
 from steerguard.models.chat import GenerationPrompt
 from steerguard.models.inspect import inspect_model, text_tokenizer
 from steerguard.plan.compile import check_supported, compile_plan
+from steerguard.plan.plan import Mode
 from steerguard.plan.resolve import resolve_artifacts
+from steerguard.policy.document import Policy
 from steerguard.policy.load import load_policy
 from steerguard.recorder import Recorder
 from steerguard.registry.local import LocalDirectory, embedded_registry
@@ -40,9 +47,8 @@ if TYPE_CHECKING:
     from steerguard.decision import Decision
     from steerguard.guidance.intervention import Intervention
     from steerguard.models.facts import ModelFacts
-    from steerguard.plan.plan import Mode, Plan
+    from steerguard.plan.plan import Plan
     from steerguard.plan.resolve import ResolvedArtifact
-    from steerguard.policy.document import Policy
     from steerguard.registry.store import ArtifactStore
 
 
@@ -96,6 +102,7 @@ def wrap(
     """
     clock = _Clock()
     _require_wrappable(model)
+    _require_arguments(policy, mode, audit)
     with clock.part("policy"):
         document = load_policy(policy)
     with clock.part("facts and tokenizer digest"):
@@ -117,21 +124,22 @@ def wrap(
     with clock.part("audit"):
         recorder = Recorder(plan, _audit_log(audit, plan), on_decision)
         recorder.loaded(distances)
-    guard = Guard(
-        tokenizer=tokenizer,
-        setup_seconds=clock.seconds,
-        check_weights=lambda changed: _check_weights(changed, tokenizer, facts, artifacts),
-    )
-    hooks = BlockHooks(decoder_blocks(cast("Any", model)))
     engine = Engine(
-        owner=guard,
+        owner=object(),
         program=program,
-        hooks=hooks,
+        hooks=BlockHooks(decoder_blocks(cast("Any", model))),
         generation_prompt=prompt,
         template=template,
         mode=plan.mode,
     )
-    guard.bind(engine, recorder, weakref.ref(model))
+    guard = Guard(
+        engine=engine,
+        recorder=recorder,
+        model=model,
+        tokenizer=tokenizer,
+        setup_seconds=clock.seconds,
+        check_weights=lambda changed: _check_weights(changed, tokenizer, facts, artifacts),
+    )
     guarded = guarded_class(cast("Any", type(model)))
     object.__setattr__(model, GUARD_ATTRIBUTE, guard)
     model.__class__ = guarded
@@ -216,12 +224,39 @@ def _require_wrappable(model: Any) -> None:
             found=f"compiled {type(model).__name__}",
             next_step="Wrap a model that was not passed through torch.compile.",
         )
+    if model.device.type == "meta":
+        raise UnsupportedArchitectureError(
+            "The model's weights are not loaded, so its fingerprint cannot be checked.",
+            expected="weights on a device",
+            found="meta",
+            next_step="Load the weights before wrapping the model.",
+        )
     if model.device.type == "mps":
         raise UnsupportedArchitectureError(
             "On this device transformers ends a generation one step late, which the fired proof does not follow yet.",
             expected="cpu or cuda",
             found="mps",
             next_step="Move the model to the CPU before wrapping it.",
+        )
+
+
+def _require_arguments(policy: Any, mode: Any, audit: Any) -> None:
+    for name, value, kinds, expected in (
+        ("policy", policy, (str, Path, Policy), "a name, a path or a Policy"),
+        (
+            "audit",
+            audit,
+            (type(None), str, Path, AuditLog),
+            "a folder or an AuditLog; for a sink: AuditLog.open(sink=...)",
+        ),
+    ):
+        if not isinstance(value, kinds):
+            raise WrapError(
+                f"`{name}` has the wrong type.", expected=expected, found=type(value).__name__, where="steerguard.wrap"
+            )
+    if mode not in {None, *get_args(Mode)}:
+        raise WrapError(
+            "There is no such mode.", expected=", ".join(get_args(Mode)), found=repr(mode), where="steerguard.wrap"
         )
 
 
@@ -267,6 +302,14 @@ def _check_weights(
     Raises:
         IncompatibleModelError: an artifact was made on other weights.
     """
+    dtype = str(model.dtype).removeprefix("torch.")
+    if dtype != facts.dtype:
+        raise IncompatibleModelError(
+            "The model was cast to another floating point type after it was wrapped.",
+            expected=facts.dtype,
+            found=dtype,
+            next_step="Cast the model before wrapping it.",
+        )
     entries = {key: fingerprint_entry(artifact.manifest, facts) for key, artifact in artifacts.items()}
     blocks = tuple(sorted({block for entry in entries.values() for block in entry.blocks}))
     if not blocks:

@@ -113,13 +113,13 @@ def test_a_raising_probe_leaves_no_trace():
         }
         program = dataclasses.replace(engine.program, probes=(broken,), blocks=blocks)
         before = state_of(wrapped)
-        guard.bind(dataclasses.replace(engine, program=program), guard._recorder, guard._model)
+        guard._engine = dataclasses.replace(engine, program=program)
         for call in (lambda: run(wrapped, prompts(3)), lambda: guard.check([{"role": "user", "content": "hi"}])):
             with pytest.raises(RuntimeError, match="size"):
                 call()
             assert guard.hooked_blocks == ()
             assert state_of(wrapped) == before
-        guard.bind(engine, guard._recorder, guard._model)
+        guard._engine = engine
         run(wrapped, prompts(3))
 
 

@@ -16,7 +16,9 @@ Nothing here reads a file: bytes come in, so that the judgement can be tested wi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import PurePath
 
 from steerguard.artifacts.calibration import Calibration, parse_calibration
 from steerguard.artifacts.header import check_header
@@ -31,15 +33,41 @@ from steerguard.artifacts.paths import (
     is_pinned,
 )
 from steerguard.canonical import sha256_hex
-from steerguard.errors import ArtifactFormatError, ArtifactIntegrityError
+from steerguard.errors import ArtifactError, ArtifactFormatError, ArtifactIntegrityError
 
 
-def check_integrity(files: Mapping[str, bytes], pinned_digest: str) -> tuple[ArtifactManifest, Calibration | None]:
+@contextmanager
+def located(where: str) -> Iterator[None]:
+    """Say in every artifact error which artifact it is about: put `where` and a slash before the file that it names.
+
+    A `Path` names its artifact already and is left alone.
+
+    Args:
+        where: `family/variant@version`, or the artifact's folder; empty changes nothing.
+    """
+    try:
+        yield
+    except ArtifactError as error:
+        if not where or isinstance(error.where, PurePath):
+            raise
+        raise type(error)(
+            error.summary,
+            expected=error.expected,
+            found=error.found,
+            where=where if error.where is None else f"{where}/{error.where}",
+            next_step=error.next_step,
+        ) from error.__cause__
+
+
+def check_integrity(
+    files: Mapping[str, bytes], pinned_digest: str, *, where: str = ""
+) -> tuple[ArtifactManifest, Calibration | None]:
     """Check the bytes of one artifact against the digest that it is pinned to.
 
     Args:
         files: content by relative POSIX path, `manifest.json` included.
         pinned_digest: `sha256:<hex>` from an index, a lock or a plan.
+        where: the artifact's name or folder for messages: they say `<where>/<file>`.
 
     Returns:
         The manifest, and the calibration where the artifact has one.
@@ -48,22 +76,28 @@ def check_integrity(files: Mapping[str, bytes], pinned_digest: str) -> tuple[Art
         ArtifactIntegrityError: bytes differ from what pins them, or files are missing.
         ArtifactFormatError: a name, document, header or value is not what the format allows.
     """
-    manifest = pinned_manifest(files.get(MANIFEST), pinned_digest)
-    _check_files(manifest, files)
-    for entry in manifest.files:
-        if entry.tensors:
-            check_header(files[entry.path], entry.tensors, where=entry.path)
-    calibration = parse_calibration(files[CALIBRATION]) if CALIBRATION in files else None
+    with located(where):
+        manifest = pinned_manifest(files.get(MANIFEST), pinned_digest)
+        _check_files(manifest, files)
+        for entry in manifest.files:
+            if entry.tensors:
+                check_header(files[entry.path], entry.tensors, where=entry.path)
+        calibration = parse_calibration(files[CALIBRATION]) if CALIBRATION in files else None
     return manifest, calibration
 
 
-def pinned_manifest(content: bytes | None, pinned_digest: str) -> ArtifactManifest:
-    """Return the manifest that the digest pins: steps 1 and 2.
+def pinned_manifest(content: bytes | None, pinned_digest: str, *, where: str = "") -> ArtifactManifest:
+    """Return the manifest that the digest pins: steps 1 and 2. `where` is as for `check_integrity`.
 
     Raises:
         ArtifactIntegrityError: the manifest is missing, or its bytes have another digest.
         ArtifactFormatError: the digest or the manifest is malformed.
     """
+    with located(where):
+        return _pinned_manifest(content, pinned_digest)
+
+
+def _pinned_manifest(content: bytes | None, pinned_digest: str) -> ArtifactManifest:
     if re.fullmatch(r"sha256:[0-9a-f]{64}", pinned_digest) is None:
         raise ArtifactFormatError(
             "The pinned digest is malformed.",
@@ -95,14 +129,17 @@ def _check_files(manifest: ArtifactManifest, files: Mapping[str, bytes]) -> None
     extra = sorted(path for path in files if is_pinned(path) and path not in listed)
     if extra:
         raise ArtifactIntegrityError(
-            "The artifact holds files that its manifest does not list.",
-            where=manifest.reference,
+            f"Artifact {manifest.reference} holds files that its manifest does not list.",
+            where=f"{MANIFEST}: files",
             found=", ".join(extra),
         )
     missing = sorted(set(listed) - set(files))
     if missing:
         raise ArtifactIntegrityError(
-            "Files of the artifact are missing.", where=manifest.reference, expected=", ".join(missing), found="absent"
+            f"Files of artifact {manifest.reference} are missing.",
+            where=f"{MANIFEST}: files",
+            expected=", ".join(missing),
+            found="absent",
         )
     for path in sorted(set(files) - set(listed) - {MANIFEST}):
         if len(files[path]) > MAX_FILE_BYTES:

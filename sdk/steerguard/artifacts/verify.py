@@ -16,7 +16,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from steerguard.artifacts.calibration import Calibration
-from steerguard.artifacts.integrity import check_integrity
+from steerguard.artifacts.integrity import check_integrity, located
 from steerguard.artifacts.manifest import ArtifactManifest
 from steerguard.artifacts.paths import CARD
 from steerguard.errors import ArtifactFormatError
@@ -36,23 +36,24 @@ class VerifiedArtifact:
     """Text of the card, Markdown."""
 
 
-def verify_artifact(files: Mapping[str, bytes], pinned_digest: str) -> VerifiedArtifact:
+def verify_artifact(files: Mapping[str, bytes], pinned_digest: str, *, where: str = "") -> VerifiedArtifact:
     """Verify one artifact; pure.
 
     Args:
         files: content by relative POSIX path, `manifest.json` included.
         pinned_digest: `sha256:<hex>` of the manifest, from an index, a lock or a plan.
+        where: the artifact's name or folder for messages: they say `<where>/<file>`. A pin's `reference` fits.
 
     Raises:
         ArtifactIntegrityError: bytes differ from what pins them, or files are missing or extra.
         ArtifactFormatError: a name, document, header, tensor or value is not what the format allows.
     """
-    manifest, calibration = check_integrity(files, pinned_digest)
-    tensors = {entry.path: _finite_tensors(files[entry.path], entry.path) for entry in manifest.files if entry.tensors}
-    try:
-        card = files[CARD].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ArtifactFormatError("The card is not UTF-8 text.", where=CARD, found=str(error.reason)) from error
+    manifest, calibration = check_integrity(files, pinned_digest, where=where)
+    with located(where):
+        tensors = {
+            entry.path: _finite_tensors(files[entry.path], entry.path) for entry in manifest.files if entry.tensors
+        }
+        card = _text(files[CARD])
     return VerifiedArtifact(
         manifest=manifest,
         digest=pinned_digest,
@@ -60,6 +61,13 @@ def verify_artifact(files: Mapping[str, bytes], pinned_digest: str) -> VerifiedA
         calibration=calibration,
         card=card,
     )
+
+
+def _text(card: bytes) -> str:
+    try:
+        return card.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactFormatError("The card is not UTF-8 text.", where=CARD, found=str(error.reason)) from error
 
 
 def _finite_tensors(content: bytes, path: str) -> Mapping[str, Tensor]:

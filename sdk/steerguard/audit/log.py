@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -13,12 +14,13 @@ from pathlib import Path
 from typing import Final, Self
 
 import platformdirs
+import structlog
 
 from steerguard.audit.chain import LOG_SUFFIX
 from steerguard.audit.events import EventBody, LogOpen
 from steerguard.audit.fields import ContentMode
 from steerguard.audit.keys import ContentKey
-from steerguard.audit.sinks import AuditSink, FileSink
+from steerguard.audit.sinks import NEW_LOG, AuditSink, FileSink
 from steerguard.audit.writer import ChainWriter, Receipt
 from steerguard.errors import AuditKeyError, AuditSinkError
 from steerguard.version import __version__
@@ -119,7 +121,8 @@ class AuditLog:
     def close(self) -> None:
         """Write the last record, make the log durable and close it; a second call does nothing.
 
-        An open log is closed in the same way when the object is collected and when the process ends in an orderly way.
+        An open log is closed in the same way when the object is collected and when the process ends in an orderly way;
+        a failure is then not raised but reported once, as a warning to the logger `steerguard` of structlog.
 
         Raises:
             AuditSinkError: the last record could not be written.
@@ -163,7 +166,7 @@ class AuditLog:
         except BaseException:
             writer.abandon()
             raise
-        self._finalizer = weakref.finalize(self, writer.close)
+        self._finalizer = weakref.finalize(self, _close_unattended, writer)
         self._writer = writer
         return writer
 
@@ -176,6 +179,18 @@ class AuditLog:
             self._forked_from = writer.log_id
             if self._own_sink is None:
                 writer.abandon()
+
+
+def _close_unattended(writer: ChainWriter) -> None:
+    """Close a log whose owner is gone: at collection and at exit nobody can catch an error, so it is only reported."""
+    try:
+        writer.close()
+    except Exception as error:  # noqa: BLE001 - a caller's sink can raise anything, and a finalizer must not
+        # The host's logger may be gone already when the interpreter exits.
+        with contextlib.suppress(Exception):
+            structlog.get_logger("steerguard").warning(
+                "audit_log_not_closed", log=writer.log_id, error=type(error).__name__
+            )
 
 
 _LOGS: weakref.WeakSet[AuditLog] = weakref.WeakSet()
@@ -221,4 +236,4 @@ def _directory_key(directory: Path | None) -> ContentKey:
 
 
 def _unavailable(found: str) -> AuditSinkError:
-    return AuditSinkError("The audit log cannot take a record.", found=found, next_step="Open a new log.")
+    return AuditSinkError("The audit log cannot take a record.", found=found, next_step=NEW_LOG)

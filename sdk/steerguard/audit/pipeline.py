@@ -32,9 +32,15 @@ class ChainEnd(Protocol):
     """Where the next record of a log attaches."""
 
     log_id: str
-    seq: int
-    prev: str
     opened_ns: int
+
+    @property
+    def seq(self) -> int:
+        """Sequence number of the next record."""
+
+    @property
+    def prev(self) -> str:
+        """Leaf hash of the last record."""
 
 
 class AuditLogger(structlog.BoundLoggerBase):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol, Self, runtime_checkable
+from typing import Final, Protocol, Self, runtime_checkable
 
 from steerguard.errors import AuditSinkError
+
+NEW_LOG: Final = "Call model.guard.use_audit(AuditLog.open(...)) to go on with a new log."
+"""The next step when a log takes no more records."""
 
 
 @runtime_checkable
@@ -25,6 +28,21 @@ class AuditSink(Protocol):
 
     def close(self) -> None:
         """Release the medium; a second call does nothing."""
+
+
+@runtime_checkable
+class SettlingSink(AuditSink, Protocol):
+    """A sink that can find out what an interrupted write left behind, and undo it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all whole lines."""
+
+    def settle(self, start: int, line: bytes) -> bool:
+        """Keep the line that was being written when the sink had the size `start` if it is whole, else none of it.
+
+        Returns whether it was kept; raises `AuditSinkError`, then and from then on, when that cannot be done.
+        """
 
 
 class MemorySink:
@@ -112,6 +130,39 @@ class FileSink:
             raise self._failure(f"{written} of {len(content)} bytes written")
         self._size += written
 
+    @property
+    def size(self) -> int:
+        """Bytes of all lines that are known to be whole."""
+        return self._size
+
+    def settle(self, start: int, line: bytes) -> bool:
+        """Adopt an interrupted line when the file holds all of it, cut it off otherwise; may be called again.
+
+        Args:
+            start: the size of the file before the line.
+            line: the line without its newline.
+
+        Returns:
+            Whether the file holds the line.
+
+        Raises:
+            AuditSinkError: the file's end cannot be told or repaired, so the sink is broken from then on.
+        """
+        self._require_usable()
+        end = start + len(line) + 1
+        try:
+            found = os.fstat(self._descriptor).st_size
+            if start < found < end:
+                os.ftruncate(self._descriptor, start)
+        except OSError as error:
+            self._broken = True
+            raise self._failure(error.strerror) from error
+        if not start <= found <= end:
+            self._broken = True
+            raise self._failure(f"{found} bytes where {start} to {end} were due")
+        self._size = end if found == end else start
+        return found == end
+
     def sync(self) -> None:
         """Wait until the file's data is on the medium.
 
@@ -149,7 +200,7 @@ class FileSink:
             "The audit record could not be written.",
             where=self._where,
             found=found,
-            next_step="Free space or repair the directory, then wrap the model again."
-            if self._broken
+            next_step=NEW_LOG
+            if self._broken or self._closed
             else "Free space or repair the directory, then try again.",
         )

@@ -1,5 +1,8 @@
 """Verification of logs: a pure core over lines of bytes, and a thin reader of files.
 
+A record's own content is covered by the `prev` of the next record alone.
+So a record counts, and is handed over, only once that `prev` matched; the last record of a log has none to confirm it.
+
 What it shows and what not is written in docs/audit.md: a log whose end was cut off at a line, or that was rewritten as a
 whole by someone who can write the file, still verifies.
 """
@@ -8,7 +11,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,7 +40,8 @@ FAULTS: Final[dict[Fault, str]] = {
     "schema": "the record does not fit the schema of its type",
     "log": "the record belongs to another log",
     "sequence": "the sequence number is not the next one: a record is missing, repeated or moved",
-    "chain": "`prev` is not the hash of the line before: that line or this one was changed",
+    "chain": "its hash is not the `prev` of the next record: it was changed, or that `prev` was; "
+    "in a first record, `prev` is not 64 zeros",
     "order": "log.open is not first, or a record follows log.close",
     "clock": "the monotonic clock runs backwards",
 }
@@ -47,7 +51,10 @@ OnRecord = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstBad:
-    """The first line that does not verify; nothing after it was looked at."""
+    """The first record that does not verify; nothing was looked at after the line that showed it.
+
+    A record whose hash differs from the `prev` of the next is the bad one of the two (fault `chain`).
+    """
 
     line: int
     """From 1."""
@@ -68,7 +75,12 @@ class VerificationReport:
     log: str
     """Stem of the file name, or the log id of the first record."""
     records: int
-    """Records that verified, from the start."""
+    """Records that verified, from the start: the next record confirmed each, except the last record of the log."""
+    unconfirmed: int | None
+    """Sequence number of the last record when it is counted though no record follows that confirms it.
+
+    Only a `Receipt` kept elsewhere vouches for it. None when the log ends with log.close.
+    """
     head: str
     """Leaf hash of the last record that verified: compare it with a `Receipt` kept elsewhere."""
     closed: bool
@@ -122,38 +134,45 @@ def verify_lines(
     Args:
         lines: each item ends with a newline, except perhaps the last.
         log: log id that every record must have; None takes it from the first record.
-        on_record: called with each record once it has verified.
+        on_record: called with each record once the next one has confirmed it, and with the last record of the log.
     """
-    check = _Check(log)
+    check = _Check(log, on_record)
     first_bad: FirstBad | None = None
     torn_bytes = 0
     for number, line in enumerate(lines, start=1):
-        seq = check.seq
         if not line.endswith(b"\n"):
             torn_bytes = len(line)
-            first_bad = FirstBad(line=number, seq=seq, fault="torn")
+            first_bad = FirstBad(line=number, seq=check.seq, fault="torn")
             break
         try:
-            record = check.accept(line[:-1])
+            check.accept(line[:-1])
         except _FaultError as found:
-            first_bad = FirstBad(line=number, seq=seq, fault=found.fault)
+            back = 1 if found.fault == "chain" and check.seq > 0 else 0
+            first_bad = FirstBad(line=number - back, seq=check.seq - back, fault=found.fault)
             break
-        if on_record is not None:
-            on_record(record)
-    warnings = list(check.warnings)
-    if first_bad is None and check.seq == 0:
-        warnings.append("the log is empty: it was cut off, or its process ended before the first record")
-    elif first_bad is None and not check.closed:
-        warnings.append("no log.close: the log is in use, its process was killed, or its end was cut off")
+    unconfirmed = check.finish() if first_bad is None or torn_bytes else None
     return VerificationReport(
         log=check.log or "",
-        records=check.seq,
-        head=check.prev,
+        records=check.records,
+        unconfirmed=unconfirmed,
+        head=check.head,
         closed=check.closed,
         first_bad=first_bad,
         torn_bytes=torn_bytes,
-        warnings=tuple(warnings),
+        warnings=(*check.warnings, *_warnings(check, first_bad, unconfirmed)),
     )
+
+
+def _warnings(check: _Check, first_bad: FirstBad | None, unconfirmed: int | None) -> Iterator[str]:
+    note = f"the last record ({unconfirmed}) is not confirmed by a following one"
+    if first_bad is None and check.records == 0:
+        yield "the log is empty: it was cut off, or its process ended before the first record"
+    elif first_bad is None and unconfirmed is not None:
+        yield f"no log.close: the log is in use, its process was killed, or its end was cut off; {note}"
+    elif unconfirmed is not None:
+        yield note
+    elif first_bad is not None and first_bad.seq == check.records + 1:
+        yield f"record {check.records} is not counted: no sound record follows that confirms it"
 
 
 class _FaultError(Exception):
@@ -169,31 +188,54 @@ class _DuplicateKeyError(ValueError):
 class _Check:
     """The state that one line hands to the next."""
 
-    def __init__(self, log: str | None) -> None:
+    def __init__(self, log: str | None, on_record: OnRecord | None) -> None:
         self.log = log
         self.seq = 0
-        self.prev = FIRST_PREV
+        self.records = 0
+        self.head = FIRST_PREV
         self.closed = False
         self.warnings: list[str] = []
+        self._on_record = on_record
+        self._pending: dict[str, Any] | None = None
+        self._prev = FIRST_PREV
         self._wall_us = 0
         self._mono_us = 0
 
-    def accept(self, line: bytes) -> dict[str, Any]:
+    def accept(self, line: bytes) -> None:
+        """Check one line; it stays pending until the next one confirms it."""
         record = _parsed(line)
+        after_close = self._pending is not None and self._pending["type"] == "log.close"
+        if record["prev"] == self._prev:
+            self._count()
         self.log = record["log"] if self.log is None else self.log
         if record["log"] != self.log:
             raise _FaultError("log")
         if record["seq"] != self.seq:
             raise _FaultError("sequence")
-        if record["prev"] != self.prev:
+        if record["prev"] != self._prev:
             raise _FaultError("chain")
-        if (record["type"] == "log.open") != (self.seq == 0) or self.closed:
+        if (record["type"] == "log.open") != (self.seq == 0) or after_close:
             raise _FaultError("order")
         self._check_clock(record)
-        self.closed = record["type"] == "log.close"
-        self.prev = leaf_hash(line)
+        self._pending = record
+        self._prev = leaf_hash(line)
         self.seq += 1
-        return record
+
+    def finish(self) -> int | None:
+        """Count the last record, and return its sequence number unless it is log.close."""
+        last = self._pending
+        self._count()
+        return None if last is None or self.closed else self.seq - 1
+
+    def _count(self) -> None:
+        record, self._pending = self._pending, None
+        if record is None:
+            return
+        self.records += 1
+        self.head = self._prev
+        self.closed = record["type"] == "log.close"
+        if self._on_record is not None:
+            self._on_record(record)
 
     def _check_clock(self, record: dict[str, Any]) -> None:
         try:

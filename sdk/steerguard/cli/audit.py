@@ -45,7 +45,10 @@ def show(
     last: Annotated[int, typer.Option(min=1, help="At most so many rows, the newest.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show decisions, oldest first; only records that verify. Exit status as for `verify`."""
+    """Show decisions, oldest first; only records that verify. Exit status as for `verify`.
+
+    The last record of a log without log.close is shown with a warning: no later record confirms it.
+    """
     results = _verified(path, keep=last, request=request)
     rows = sorted((row for _, found in results for row in found), key=lambda row: (row["t"], row["log"], row["seq"]))
     rows = rows[-last:]
@@ -53,9 +56,17 @@ def show(
         typer.echo(json.dumps(rows, indent=2))
     else:
         _table(_console(), rows)
+    shown = {(row["log"], row["seq"]) for row in rows}
     broken = [report for report, _ in results if report.status == "broken"]
-    for report in broken:
-        _describe(_console(stderr=True), report)
+    for report, _ in results:
+        if report.status == "broken":
+            _describe(_console(stderr=True), report)
+        elif (report.log, report.unconfirmed) in shown:
+            typer.echo(
+                f"{report.log}: warning: record {report.unconfirmed} is the last one and is not confirmed by a "
+                f"following one; its hash is {report.head}",
+                err=True,
+            )
     raise typer.Exit(BROKEN if broken else OK)
 
 

@@ -94,22 +94,21 @@ def verify(
         if path != "all" and not (Path(path) / INDEX).is_file() and (Path(path) / MANIFEST).is_file():
             files = read_folder(Path(path))
             digest = manifest_digest(files[MANIFEST])
-            artifact = verify_artifact(files, digest)
+            artifact = verify_artifact(files, digest, where=path)
             typer.echo(f"ok       {artifact.manifest.reference} {digest} (no index pins this digest)")
             return
         store = _store(None if path == "all" else Path(path))
-        refused = count = 0
-        for family in store.families():
-            for pin in store.pinned(family):
-                count += 1
-                try:
-                    verify_artifact(store.read(pin), pin.digest)
-                except SteerguardError as error:
-                    refused += 1
-                    typer.echo(f"refused  {pin.reference} {pin.digest}\n{error.code}: {error}")
-                else:
-                    typer.echo(f"ok       {pin.reference} {pin.digest}")
-    typer.echo(f"{count - refused} of {count} artifacts verified in {store.root}.")
+        entries = store.entries()
+        refused = 0
+        for entry in entries:
+            try:
+                verify_artifact(store.read(store.pin(entry)), entry.digest, where=entry.reference)
+            except SteerguardError as error:
+                refused += 1
+                typer.echo(f"refused  {entry.reference} {entry.digest}\n{error.code}: {error}")
+            else:
+                typer.echo(f"ok       {entry.reference} {entry.digest}")
+    typer.echo(f"{len(entries) - refused} of {len(entries)} artifacts verified in {store.root}.")
     if refused:
         raise typer.Exit(1)
 

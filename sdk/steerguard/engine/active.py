@@ -2,14 +2,17 @@
 
 The state travels in one context variable, so two threads that generate at once on one model never see each other, and
 a thread that was started inside a forward pass (DataParallel) has none and is refused.
+A context can be copied and outlive what it was made for, so every state knows when it is over, and which thread and
+task it belongs to.
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import asyncio
+import threading
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from steerguard.errors import UnguidedForwardError
 
@@ -22,19 +25,33 @@ class Activity(Protocol):
 
     @property
     def owner(self) -> object:
-        """The guard that started it."""
+        """Token of the guard that started it."""
 
     @property
     def permits_forward(self) -> bool:
-        """Whether the model's forward pass may run."""
+        """Whether the model's forward pass may run now, in this thread."""
+
+    def end(self) -> None:
+        """Permit nothing from here on, wherever a copy of the context still holds this."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Unguided:
-    """A forward pass without guidance was asked for by name."""
+    """A stretch of code, in one thread and one asynchronous task, that may use the model without guidance."""
 
-    owner: object
-    permits_forward: bool = True
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
+        self._live = True
+        self._thread = threading.get_ident()
+        self._task = _current_task()
+
+    @property
+    def permits_forward(self) -> bool:
+        """Whether the stretch has not ended and this is its thread and task."""
+        return self._live and self._thread == threading.get_ident() and self._task is _current_task()
+
+    def end(self) -> None:
+        """Permit nothing from here on."""
+        self._live = False
 
 
 ACTIVE: ContextVar[Activity | None] = ContextVar("steerguard_active", default=None)
@@ -42,12 +59,15 @@ ACTIVE: ContextVar[Activity | None] = ContextVar("steerguard_active", default=No
 
 @contextmanager
 def activity(state: Activity) -> Iterator[None]:
-    """Make `state` the current activity of this thread."""
+    """Make `state` the current activity of this thread; it has ended when the block is left."""
     token = ACTIVE.set(state)
     try:
         yield
     finally:
-        ACTIVE.reset(token)
+        state.end()
+        # A generator may be closed in another context than it was started in; what stays behind there has ended.
+        with suppress(ValueError):
+            ACTIVE.reset(token)
 
 
 def require_permission(owner: object) -> None:
@@ -61,6 +81,13 @@ def require_permission(owner: object) -> None:
         raise UnguidedForwardError(
             "A wrapped model was called directly, outside `generate`.",
             expected="a call to `generate`, `guard.check` or `guard.explain`",
-            found="a direct forward pass, or one in a thread started inside a forward pass",
+            found="a direct forward pass, or one in another thread, task or callback",
             next_step="Use `with model.guard.unguided(reason):`, which records the bypass, or `steerguard.unwrap(model)`.",
         )
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

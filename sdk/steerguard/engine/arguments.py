@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from steerguard.errors import UnsupportedGenerationError
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ GUIDED_SETTINGS = frozenset({
 })  # fmt: skip
 """Generation settings that greedy search and sampling follow with guidance in place."""
 
-GUIDED_INPUTS = frozenset({"input_ids", "attention_mask", "position_ids", "token_type_ids", "logits_to_keep"})
+GUIDED_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "logits_to_keep"})
 """Model inputs that `generate` may carry."""
 
 GUIDED_ARGUMENTS = frozenset({"logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "tokenizer"})
@@ -63,6 +65,27 @@ def check_settings(effective: Mapping[str, Any], defaults: Mapping[str, Any]) ->
             continue
         if value != defaults.get(name):
             raise unsupported(f"`{name}={value!r}`" if isinstance(value, (int, float, bool)) else f"`{name}`")
+
+
+def check_shapes(input_ids: Any, attention_mask: Any) -> None:
+    """Refuse inputs whose rows and columns the guard could not place.
+
+    Raises:
+        UnsupportedGenerationError: `input_ids` is not a filled `[rows, columns]` tensor of integers, or the mask has
+            another shape or other values than 0 and 1.
+    """
+    if input_ids is None:
+        return
+    if not isinstance(input_ids, torch.Tensor) or input_ids.dim() != 2 or input_ids.numel() == 0:
+        raise unsupported(f"`input_ids` of shape {tuple(getattr(input_ids, 'shape', ()))}")
+    if input_ids.is_floating_point():
+        raise unsupported(f"`input_ids` of type {input_ids.dtype}")
+    if attention_mask is None:
+        return
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.shape != input_ids.shape:
+        raise unsupported(f"an `attention_mask` of shape {tuple(getattr(attention_mask, 'shape', ()))}")
+    if not bool(((attention_mask == 0) | (attention_mask == 1)).all()):
+        raise unsupported("an `attention_mask` with values other than 0 and 1")
 
 
 def unsupported(what: str) -> UnsupportedGenerationError:

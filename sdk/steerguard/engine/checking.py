@@ -13,7 +13,7 @@ from steerguard.engine.active import activity
 from steerguard.engine.hooks import reading_hook
 from steerguard.engine.loop import Engine
 from steerguard.engine.outcome import decision, read_verdicts
-from steerguard.engine.sampling import GuidedResult, new_request
+from steerguard.engine.sampling import GuidedResult, new_request, unpadded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,8 +56,5 @@ def check_batch(engine: Engine, model: Any, input_ids: Tensor, attention_mask: T
         )
         for row, verdict in enumerate(verdicts)
     )
-    prompts = tuple(
-        tuple(token for token, counts in zip(ids, mask, strict=True) if counts)
-        for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True)
-    )
+    prompts = unpadded(input_ids, attention_mask)
     return GuidedResult(output=None, decisions=decisions, prompts=prompts, answers=((),) * len(prompts))

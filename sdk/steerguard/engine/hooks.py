@@ -70,7 +70,8 @@ class InstalledHooks:
     def remove(self, *, keep: Collection[int] = ()) -> None:
         """Take away every hook but those on the blocks to keep; a second call does nothing."""
         for block in [block for block in self.handles if block not in keep]:
-            self._owner.discount(block, self.handles.pop(block))
+            self._owner.discount(block, self.handles[block])
+            del self.handles[block]
 
 
 def reading_hook(request: GuidedRequest, block: int) -> Hook:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from steerguard.engine.hooks import reading_hook
 from steerguard.engine.outcome import RowVerdict, read_verdicts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from torch import Tensor
     from transformers import LogitsProcessor, StoppingCriteria
@@ -40,8 +41,9 @@ class Engine:
 class GuidedLoop:
     """One run of the loop: the request, its hooks and what the loop's callbacks learn."""
 
-    def __init__(self, engine: Engine, request: GuidedRequest, *, samples: bool) -> None:
+    def __init__(self, engine: Engine, request: GuidedRequest, *, samples: bool, filler: int = 0) -> None:
         self._engine = engine
+        self._filler = filler
         self._samples = samples
         self.request = request
         self.verdicts: tuple[RowVerdict, ...] = ()
@@ -99,6 +101,23 @@ class GuidedLoop:
             self._watch = torch.zeros(self.request.rows, device=device)
             self._opened = torch.tensor([bool(verdict.open) for verdict in self.verdicts], device=device)
 
+    @contextmanager
+    def callbacks(self) -> Iterator[None]:
+        """Run the app's processors or criteria: they may not run the model."""
+        self.request.in_callbacks = True
+        try:
+            yield
+        finally:
+            self.request.in_callbacks = False
+
+    def filled(self, scores: Tensor) -> Tensor:
+        """Leave refused rows nothing but the filler, so that not even callbacks see a token of theirs."""
+        if self._discarded is None:
+            return scores
+        only = torch.full_like(scores[:1], -torch.inf)
+        only[:, self._filler] = 0.0
+        return torch.where(self._discarded[:, None], only, scores)
+
     def newly_refused(self) -> Tensor | None:
         """Return bool `[rows]` once, after the prefill; None ever after."""
         refused, self._refused = self._refused, None
@@ -120,8 +139,9 @@ class _Processors(LogitsProcessorList):  # type: ignore[misc]  # transformers' c
         self._loop = loop
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        result: Tensor = super().__call__(input_ids, self._loop.on_logits(scores), **kwargs)
-        return result
+        with self._loop.callbacks():
+            result: Tensor = super().__call__(input_ids, self._loop.on_logits(scores), **kwargs)
+        return self._loop.filled(result)
 
 
 class _Criteria(StoppingCriteriaList):  # type: ignore[misc]  # transformers' classes are untyped
@@ -132,7 +152,8 @@ class _Criteria(StoppingCriteriaList):  # type: ignore[misc]  # transformers' cl
         self._loop = loop
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        done: Tensor = super().__call__(input_ids, scores, **kwargs)
+        with self._loop.callbacks():
+            done: Tensor = super().__call__(input_ids, scores, **kwargs)
         refused = self._loop.newly_refused()
         return done if refused is None else done | refused.to(done.device)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from steerguard.errors import UnsupportedPlanError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -23,11 +25,23 @@ class FittedTemplate:
 
 
 class RefusalTemplate:
-    """A refusal template and the tokenizer that writes it."""
+    """A refusal template and the tokenizer that writes it.
+
+    Raises:
+        UnsupportedPlanError: the text is blank or holds control tokens.
+    """
 
     def __init__(self, text: str, tokenizer: Any) -> None:
         self.text = text
         self._prefixes = _word_prefixes(text, tokenizer)
+        if not text.strip() or set(self._prefixes[-1]) & set(tokenizer.all_special_ids):
+            raise UnsupportedPlanError(
+                "The refusal template must be plain text.",
+                expected="words without control tokens of the tokenizer",
+                found="nothing but spaces" if not text.strip() else "a control token",
+                where="refusal.template",
+                next_step="Write the sentence that a refused caller shall read.",
+            )
 
     def fit(self, limit: int, end: int | None) -> FittedTemplate:
         """Return the longest form of the template that fits.

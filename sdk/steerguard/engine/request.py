@@ -10,6 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,8 +44,6 @@ class GuidedRequest:
         within_budget: False keeps every gate closed; the rows are refused.
     """
 
-    permits_forward = True
-
     def __init__(
         self,
         *,
@@ -57,6 +56,10 @@ class GuidedRequest:
         within_budget: bool = True,
     ) -> None:
         self.owner = owner
+        self.in_callbacks = False
+        """True while processors and criteria run: no forward pass belongs there."""
+        self._live = True
+        self._thread = threading.get_ident()
         self.program = program
         self.prompt_mask = prompt_mask
         self.steers = steers
@@ -86,6 +89,15 @@ class GuidedRequest:
         self._eligible = torch.tensor([seen and within_budget for seen in self.recognised], device=prompt_mask.device)
         if not program.probes:
             self._decide()
+
+    @property
+    def permits_forward(self) -> bool:
+        """Whether the loop may run the model now: the request has not ended and this is its thread."""
+        return self._live and not self.in_callbacks and self._thread == threading.get_ident()
+
+    def end(self) -> None:
+        """Permit no forward pass from here on."""
+        self._live = False
 
     @property
     def rows(self) -> int:

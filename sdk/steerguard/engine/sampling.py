@@ -60,7 +60,10 @@ def guided_sample(
     mask = loop_arguments.get("attention_mask")
     prompt_mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
     request = new_request(engine, input_ids, prompt_mask, cached=bool(generation_config.use_cache))
-    run = GuidedLoop(engine, request, samples=bool(generation_config.do_sample))
+    # Read before the loop: an app's callbacks hold the same tensor.
+    prompts = unpadded(input_ids, prompt_mask)
+    pad = (*_ids(generation_config._pad_token_tensor), 0)[0]  # noqa: SLF001 - set by generate for its own loops
+    run = GuidedLoop(engine, request, samples=bool(generation_config.do_sample), filler=pad)
     try:
         run.start()
         with activity(request):
@@ -73,7 +76,7 @@ def guided_sample(
             )
     finally:
         run.stop()
-    return _finish(engine, run, output, input_ids, generation_config)
+    return _finish(engine, run, output, prompts, pad, generation_config)
 
 
 def new_request(engine: Engine, input_ids: Tensor, prompt_mask: Tensor, *, cached: bool) -> GuidedRequest:
@@ -93,26 +96,35 @@ def new_request(engine: Engine, input_ids: Tensor, prompt_mask: Tensor, *, cache
     )
 
 
-def _finish(engine: Engine, run: GuidedLoop, output: Any, input_ids: Tensor, generation_config: Any) -> GuidedResult:
+def unpadded(input_ids: Tensor, prompt_mask: Tensor) -> tuple[tuple[int, ...], ...]:
+    """Return the token ids of each row without padding."""
+    return tuple(
+        tuple(token for token, counts in zip(ids, mask, strict=True) if counts)
+        for ids, mask in zip(input_ids.tolist(), prompt_mask.tolist(), strict=True)
+    )
+
+
+def _finish(
+    engine: Engine,
+    run: GuidedLoop,
+    output: Any,
+    prompts: tuple[tuple[int, ...], ...],
+    pad: int,
+    generation_config: Any,
+) -> GuidedResult:
     sequences = output if isinstance(output, torch.Tensor) else output.sequences
-    prompt_width = input_ids.shape[1]
+    prompt_width = run.request.prompt_mask.shape[1]
     attention = run.request.prompt_mask.long().tolist()
     fed_back = max(sequences.shape[1] - prompt_width - 1, 0)
     all_doses = doses(run.request, run.verdicts, attention, fed_back)
     verdicts = _refuse_broken(run)
     end_ids = _ids(generation_config._eos_token_tensor)  # noqa: SLF001 - set by generate for its own loops
-    pad_ids = _ids(generation_config._pad_token_tensor)  # noqa: SLF001 - set by generate for its own loops
-    pad = pad_ids[0] if pad_ids else 0
     fitted = engine.template.fit(generation_config.max_length - prompt_width, end_ids[0] if end_ids else None)
     refused = {row: fitted.ids for row, verdict in enumerate(verdicts) if verdict.applied == "refuse"}
     final = replace_rows(sequences, prompt_width=prompt_width, rows=refused, pad=pad) if refused else sequences
     answers = tuple(
         refused[row] if row in refused else _answer(ids, end_ids, pad)
         for row, ids in enumerate(final[:, prompt_width:].tolist())
-    )
-    prompts = tuple(
-        tuple(token for token, counts in zip(ids, mask, strict=True) if counts)
-        for ids, mask in zip(input_ids.tolist(), attention, strict=True)
     )
     request_id = secrets.token_hex(16)
     decisions = tuple(

@@ -29,7 +29,8 @@ def read_folder(folder: Path) -> dict[str, bytes]:
         paths = _list(folder)
         return {path: read_file(folder / path, max_bytes=MAX_FILE_BYTES) for path in paths}
     except OSError as error:
-        raise ArtifactError("The artifact cannot be read.", where=error.filename, found=error.strerror) from error
+        where = folder if error.filename is None else Path(error.filename)
+        raise ArtifactError("The artifact cannot be read.", where=where, found=error.strerror) from error
 
 
 def require_directory(folder: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from steerguard.artifacts.integrity import check_integrity, pinned_manifest
+from steerguard.artifacts.integrity import check_integrity, located, pinned_manifest
 from steerguard.artifacts.manifest import manifest_digest
 from steerguard.artifacts.paths import MANIFEST, MAX_MANIFEST_BYTES
 from steerguard.artifacts.versions import parse_version
@@ -48,6 +48,15 @@ class LocalDirectory:
         """
         return tuple(sorted({entry.family for entry in self._index().artifacts}))
 
+    def entries(self) -> tuple[IndexEntry, ...]:
+        """Return what the index lists, sorted; no manifest is read.
+
+        Raises:
+            ArtifactNotFoundError: the folder is not a registry.
+            ArtifactFormatError: the index is malformed.
+        """
+        return self._index().artifacts
+
     def pinned(self, family: str) -> tuple[PinnedManifest, ...]:
         """Return every variant and version of a family, highest version first; empty when there is none.
 
@@ -56,9 +65,42 @@ class LocalDirectory:
             ArtifactIntegrityError: a manifest has not the digest that the index pins.
             ArtifactFormatError: the index or a manifest is malformed, or they name different artifacts.
         """
-        pins = [self._pin(entry) for entry in self._index().artifacts if entry.family == family]
+        pins = [self.pin(entry) for entry in self._index().artifacts if entry.family == family]
         by_variant = sorted(pins, key=lambda pin: pin.variant)
         return tuple(sorted(by_variant, key=lambda pin: parse_version(pin.version), reverse=True))
+
+    def pin(self, entry: IndexEntry) -> PinnedManifest:
+        """Return the manifest of one entry of the index.
+
+        Raises:
+            ArtifactNotFoundError: the listed artifact is absent.
+            ArtifactIntegrityError: the manifest has not the digest that the index pins.
+            ArtifactFormatError: the manifest is malformed, or names another artifact.
+        """
+        file = self._folder(entry.family, entry.variant, entry.version) / MANIFEST
+        try:
+            content = read_file(file, max_bytes=MAX_MANIFEST_BYTES)
+        except FileNotFoundError as error:
+            raise ArtifactNotFoundError(
+                f"Artifact {entry.reference} is in the index but not in the registry.", where=file
+            ) from error
+        except OSError as error:
+            raise ArtifactError("A manifest cannot be read.", where=file, found=error.strerror) from error
+        manifest = pinned_manifest(content, entry.digest, where=entry.reference)
+        if manifest.reference != entry.reference:
+            raise ArtifactFormatError(
+                "Index and manifest name different artifacts.",
+                where=file,
+                expected=entry.reference,
+                found=manifest.reference,
+            )
+        return PinnedManifest(
+            family=entry.family,
+            variant=entry.variant,
+            version=entry.version,
+            digest=entry.digest,
+            manifest=manifest,
+        )
 
     def read(self, pin: PinnedManifest) -> Mapping[str, bytes]:
         """Return the content of every file of one artifact, unverified: `verify_artifact` judges it.
@@ -68,7 +110,8 @@ class LocalDirectory:
             ArtifactFormatError: a symlink, special file, foreign name or oversized file stands in its folder.
             ArtifactError: the operating system refuses.
         """
-        return read_folder(self._folder(pin.family, pin.variant, pin.version))
+        with located(pin.reference):
+            return read_folder(self._folder(pin.family, pin.variant, pin.version))
 
     def add(self, folder: Path) -> PinnedManifest:
         """Add the artifact in a folder: all of it or nothing.
@@ -83,7 +126,7 @@ class LocalDirectory:
         """
         files = read_folder(folder)
         digest = manifest_digest(files.get(MANIFEST, b""))
-        manifest, _ = check_integrity(files, digest)
+        manifest, _ = check_integrity(files, digest, where=str(folder))
         entry = IndexEntry(family=manifest.family, variant=manifest.variant, version=manifest.version, digest=digest)
         try:
             with registry_lock(self.root):
@@ -95,7 +138,7 @@ class LocalDirectory:
                 found=error.strerror or type(error).__name__,
                 next_step="Free space or correct the permissions, then add it again.",
             ) from error
-        return self._pin(entry)
+        return self.pin(entry)
 
     def _add(self, entry: IndexEntry, files: Mapping[str, bytes]) -> None:
         index = self._index()
@@ -142,32 +185,6 @@ class LocalDirectory:
         except OSError as error:
             raise ArtifactError("The index cannot be read.", where=self.root / INDEX, found=error.strerror) from error
         return parse_index(content, where=str(self.root / INDEX))
-
-    def _pin(self, entry: IndexEntry) -> PinnedManifest:
-        file = self._folder(entry.family, entry.variant, entry.version) / MANIFEST
-        try:
-            content = read_file(file, max_bytes=MAX_MANIFEST_BYTES)
-        except FileNotFoundError as error:
-            raise ArtifactNotFoundError(
-                f"Artifact {entry.reference} is in the index but not in the registry.", where=file
-            ) from error
-        except OSError as error:
-            raise ArtifactError("A manifest cannot be read.", where=file, found=error.strerror) from error
-        manifest = pinned_manifest(content, entry.digest)
-        if manifest.reference != entry.reference:
-            raise ArtifactFormatError(
-                "Index and manifest name different artifacts.",
-                where=file,
-                expected=entry.reference,
-                found=manifest.reference,
-            )
-        return PinnedManifest(
-            family=entry.family,
-            variant=entry.variant,
-            version=entry.version,
-            digest=entry.digest,
-            manifest=manifest,
-        )
 
     def _folder(self, family: str, variant: str, version: str) -> Path:
         """Return the artifact's folder after refusing symlinks on the way from the root."""

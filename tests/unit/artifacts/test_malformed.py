@@ -242,6 +242,16 @@ def test_a_lie_is_refused_even_when_its_digest_is_pinned(tamper: Any, kind: type
     assert named in str(error)
 
 
+@pytest.mark.parametrize(("tamper", "kind", "named"), [row[1:] for row in PINNED], ids=[row[0] for row in PINNED])
+def test_a_refusal_says_which_artifact_it_is_about(tamper: Any, kind: type[ArtifactError], named: str):
+    files = tamper(sample_files())
+    with pytest.raises(kind) as caught:
+        verify_artifact(files, digest_of(files), where="family/variant@1.0.0")
+    assert str(caught.value.where).startswith("family/variant@1.0.0")
+    assert "family/variant@1.0.0/family" not in str(caught.value.where)
+    assert named in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "digest", ["", "sha256:", "0" * 64, "md5:" + "0" * 64, "sha256:" + "A" * 64, "sha256:" + "0" * 65]
 )

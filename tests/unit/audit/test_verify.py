@@ -107,7 +107,7 @@ def test_a_gap_and_a_wrong_link_are_named(records):
     lines = chained(records).splitlines(keepends=True)
     assert fault(lines[0] + lines[2]) == (1, "sequence")
     forged = canonical_line({**json.loads(lines[1]), "applied": "allow"}) + b"\n"
-    assert fault(lines[0] + forged + lines[2]) == (2, "chain")
+    assert fault(lines[0] + forged + lines[2]) == (1, "chain")
 
 
 def test_open_comes_first_and_nothing_follows_close(records):
@@ -134,7 +134,42 @@ def test_records_are_handed_over_only_once_they_verified(tmp_path, records):
     path.write_bytes(b"".join(lines[:2]) + b"{}\n" + lines[3])
     seen = []
     verify_log(path, on_record=seen.append)
-    assert [record["seq"] for record in seen] == [0, 1]
+    assert [record["seq"] for record in seen] == [0]
+
+
+def test_an_edited_record_is_the_first_bad_one_and_is_neither_counted_nor_handed_over(tmp_path, records):
+    lines = chained(records).splitlines(keepends=True)
+    forged = canonical_line({**json.loads(lines[1]), "applied": "allow"}) + b"\n"
+    path = tmp_path / f"{records[0]['log']}.jsonl"
+    path.write_bytes(lines[0] + forged + lines[2] + lines[3])
+    seen = []
+    report = verify_log(path, on_record=seen.append)
+    assert [record["seq"] for record in seen] == [0]
+    assert (report.records, report.head) == (1, leaf_hash(lines[0][:-1]))
+    assert (report.first_bad.line, report.first_bad.seq, report.first_bad.fault) == (2, 1, "chain")
+
+
+def test_a_wrong_first_link_is_named_in_the_first_record(records):
+    line = canonical_line({**records[0], "prev": "1" * 64}) + b"\n"
+    report = verify_bytes(line)
+    assert (report.first_bad.line, report.first_bad.seq, report.first_bad.fault) == (1, 0, "chain")
+
+
+def test_the_last_record_is_counted_and_reported_as_unconfirmed_unless_it_is_the_close(records):
+    whole = verify_bytes(chained(records))
+    assert (whole.records, whole.unconfirmed, whole.closed) == (4, None, True)
+    cut = verify_bytes(chained(records[:-1]))
+    assert (cut.records, cut.unconfirmed, cut.closed) == (3, 2, False)
+    assert "the last record (2) is not confirmed" in cut.warnings[0]
+    torn = verify_bytes(chained(records)[:-1])
+    assert (torn.records, torn.unconfirmed) == (3, 2)
+
+
+def test_a_record_before_a_line_that_is_none_is_not_counted(records):
+    report = verify_bytes(chained(records) + b"{}\n")
+    assert (report.records, report.unconfirmed, report.closed) == (3, None, False)
+    assert report.head == leaf_hash(chained(records[:3]).splitlines()[-1])
+    assert report.warnings == ("record 3 is not counted: no sound record follows that confirms it",)
 
 
 def test_a_renamed_log_does_not_verify(tmp_path, records):

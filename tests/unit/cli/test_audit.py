@@ -72,7 +72,8 @@ def test_verify_names_the_first_bad_line_and_exits_1(log_file):
     log_file.write_bytes(log_file.read_bytes().replace(b'"req":"r3"', b'"req":"r9"'))
     code, output = run("verify", log_file)
     assert code == 1
-    assert "line 6 (record 5), chain:" in output
+    assert "broken, 4 records verified" in output
+    assert "line 5 (record 4), chain:" in output
 
 
 def test_verify_reports_a_torn_tail_and_a_missing_close(log_file):
@@ -92,7 +93,7 @@ def test_verify_json_has_the_same_facts(log_file):
     code, output = run("verify", log_file.parent, "--json")
     (report,) = json.loads(output)
     assert code == 1
-    assert (report["status"], report["records"], report["first_bad"]["fault"]) == ("broken", 6, "schema")
+    assert (report["status"], report["records"], report["first_bad"]["fault"]) == ("broken", 5, "schema")
     assert "schema" in report["reason"]
 
 
@@ -123,12 +124,29 @@ def test_show_keeps_the_newest_rows(log_file):
 
 def test_show_leaves_out_what_does_not_verify_and_exits_1(log_file):
     lines = log_file.read_bytes().splitlines(keepends=True)
-    log_file.write_bytes(b"".join([*lines[:2], lines[3]]))
+    log_file.write_bytes(b"".join([*lines[:3], lines[4]]))
     code, output = run("show", log_file)
     assert code == 1
     assert "r1" in output
     assert "r2" not in output
     assert "broken" in output
+
+
+def test_show_leaves_out_a_record_that_was_edited_and_exits_1(log_file):
+    log_file.write_bytes(log_file.read_bytes().replace(b'"req":"r3"', b'"req":"r9"'))
+    code, output = run("show", log_file)
+    assert code == 1
+    assert "r2" in output
+    assert "r9" not in output
+
+
+def test_show_warns_that_the_last_record_of_an_open_log_is_not_confirmed(log_file):
+    log_file.write_bytes(b"".join(log_file.read_bytes().splitlines(keepends=True)[:-1]))
+    code, output = run("show", log_file)
+    assert code == 0
+    assert "r3" in output
+    assert "record 4 is the last one and is not confirmed" in output
+    assert "not confirmed" not in run("show", log_file, "--request", "r1")[1]
 
 
 def test_the_command_line_starts_without_torch_and_rich_tables():

@@ -67,7 +67,22 @@ def test_verify_names_the_damaged_file_and_goes_on(registry):
     (registry.root / "inferaligner" / "tiny" / "1.0.0" / "README.md").write_text("other")
     result = run("verify", registry.root)
     assert result.exit_code == 1
-    assert "README.md" in result.output
+    assert "where: inferaligner/tiny@1.0.0/README.md" in result.output
+    assert "1 of 2 artifacts verified" in result.output
+
+
+@pytest.mark.parametrize("damage", ["edited", "absent"])
+def test_verify_names_a_bad_manifest_and_checks_the_others(registry, damage):
+    manifest = registry.root / "inferaligner" / "tiny" / "1.1.0" / "manifest.json"
+    if damage == "edited":
+        manifest.write_bytes(manifest.read_bytes() + b" ")
+    else:
+        manifest.unlink()
+    result = run("verify", registry.root)
+    assert result.exit_code == 1
+    assert "ok       inferaligner/tiny@1.0.0" in result.output
+    assert "refused  inferaligner/tiny@1.1.0" in result.output
+    assert "tiny" in result.output.split("where: ")[1]
     assert "1 of 2 artifacts verified" in result.output
 
 

@@ -131,9 +131,12 @@ def test_a_prefill_of_another_shape_raises(shape):
 
 
 def test_a_decode_step_of_several_positions_counts_them_all_so_that_the_fired_proof_sees_it():
-    def act(step):
-        if step == 1:
-            model(input_ids=torch.ones(3, 2, dtype=torch.int64))
+    passes = []
+
+    def pass_again(*_arguments):
+        passes.append(1)
+        if len(passes) == 2:
+            model.get_decoder()(input_ids=torch.ones(3, 2, dtype=torch.int64))
 
     model = shared_model()
     with guarded(model, policy(-1e6)) as wrapped:
@@ -145,5 +148,9 @@ def test_a_decode_step_of_several_positions_counts_them_all_so_that_the_fired_pr
             for block in (1, 2):
                 hooks[block](None, (), torch.zeros(8, 2, 32))
         assert request.decode_passes == {1: 2, 2: 1}
-        with pytest.raises(GuidanceDidNotFireError, match="number of positions"):
-            run(wrapped, prompts(3), act=act)
+        handle = model.lm_head.register_forward_hook(pass_again)
+        try:
+            with pytest.raises(GuidanceDidNotFireError, match="number of positions"):
+                run(wrapped, prompts(3))
+        finally:
+            handle.remove()
