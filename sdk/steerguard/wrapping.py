@@ -276,7 +276,9 @@ def _verified(plan: Plan, resolved: Mapping[str, ResolvedArtifact]) -> dict[str,
     """Return every artifact of the plan by digest, fully verified."""
     found = {artifact.pin.digest: artifact for artifact in resolved.values()}
     return {
-        pin.digest: verify_artifact(found[pin.digest].store.read(found[pin.digest].pin), pin.digest)
+        pin.digest: verify_artifact(
+            found[pin.digest].store.read(found[pin.digest].pin), pin.digest, where=pin.reference
+        )
         for pin in plan.artifacts
     }
 

@@ -99,21 +99,20 @@ def adding_hook(request: GuidedRequest, block: int, delta: Tensor, passes: dict[
         measures: whether to count the positions of each pass; elsewhere a pass counts one, and a pass of another width
             makes the counts of the blocks differ, which the fired proof finds.
     """
-    current = ACTIVE.get
-    plain = torch.Tensor
+    current, plain, plus = ACTIVE.get, torch.Tensor, torch.add
 
     def add(_module: nn.Module, _arguments: Any, output: Any) -> Any:
         if current() is not request:
             return None
         passes[block] += 1
-        return output + delta if type(output) is plain else _add_to_first(output, delta)
+        return plus(output, delta) if type(output) is plain else _add_to_first(output, delta)
 
     def measure_and_add(_module: nn.Module, _arguments: Any, output: Any) -> Any:
         if current() is not request:
             return None
         hidden = output[0] if isinstance(output, tuple) else output
         passes[block] += hidden.shape[1]
-        return output + delta if type(output) is plain else _add_to_first(output, delta)
+        return plus(output, delta) if type(output) is plain else _add_to_first(output, delta)
 
     return measure_and_add if measures else add
 

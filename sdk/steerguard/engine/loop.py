@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from steerguard.engine.hooks import reading_hook
 from steerguard.engine.outcome import RowVerdict, read_verdicts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from torch import Tensor
     from transformers import LogitsProcessor, StoppingCriteria
@@ -101,15 +100,6 @@ class GuidedLoop:
             self._watch = torch.zeros(self.request.rows, device=device)
             self._opened = torch.tensor([bool(verdict.open) for verdict in self.verdicts], device=device)
 
-    @contextmanager
-    def callbacks(self) -> Iterator[None]:
-        """Run the app's processors or criteria: they may not run the model."""
-        self.request.in_callbacks = True
-        try:
-            yield
-        finally:
-            self.request.in_callbacks = False
-
     def filled(self, scores: Tensor) -> Tensor:
         """Leave refused rows nothing but the filler, so that not even callbacks see a token of theirs."""
         if self._discarded is None:
@@ -139,8 +129,12 @@ class _Processors(LogitsProcessorList):  # type: ignore[misc]  # transformers' c
         self._loop = loop
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        with self._loop.callbacks():
+        request = self._loop.request
+        request.in_callbacks = True
+        try:
             result: Tensor = super().__call__(input_ids, self._loop.on_logits(scores), **kwargs)
+        finally:
+            request.in_callbacks = False
         return self._loop.filled(result)
 
 
@@ -152,8 +146,12 @@ class _Criteria(StoppingCriteriaList):  # type: ignore[misc]  # transformers' cl
         self._loop = loop
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        with self._loop.callbacks():
+        request = self._loop.request
+        request.in_callbacks = True
+        try:
             done: Tensor = super().__call__(input_ids, scores, **kwargs)
+        finally:
+            request.in_callbacks = False
         refused = self._loop.newly_refused()
         return done if refused is None else done | refused.to(done.device)
 

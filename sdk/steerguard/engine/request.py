@@ -10,7 +10,7 @@ Invariants:
 
 from __future__ import annotations
 
-import threading
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 import torch
@@ -59,7 +59,7 @@ class GuidedRequest:
         self.in_callbacks = False
         """True while processors and criteria run: no forward pass belongs there."""
         self._live = True
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self.program = program
         self.prompt_mask = prompt_mask
         self.steers = steers
@@ -93,7 +93,7 @@ class GuidedRequest:
     @property
     def permits_forward(self) -> bool:
         """Whether the loop may run the model now: the request has not ended and this is its thread."""
-        return self._live and not self.in_callbacks and self._thread == threading.get_ident()
+        return self._live and not self.in_callbacks and self._thread == get_ident()
 
     def end(self) -> None:
         """Permit no forward pass from here on."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from steerguard.artifacts.calibration import Calibration, parse_calibration
 from steerguard.artifacts.fit import check_fit, fingerprint_entry
+from steerguard.artifacts.integrity import located
 from steerguard.artifacts.reference import parse_reference
 from steerguard.canonical import sha256_hex
 from steerguard.content import shipped_recipes
@@ -105,4 +106,5 @@ def _calibration(pin: PinnedManifest, store: ArtifactStore) -> Calibration | Non
             where=f"{pin.family}/{pin.variant}@{pin.version}/{CALIBRATION_FILE}",
             next_step="Restore the artifact from its source.",
         )
-    return parse_calibration(content)
+    with located(pin.reference):
+        return parse_calibration(content)
