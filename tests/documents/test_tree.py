@@ -1,5 +1,6 @@
 """Rules on the shape of the tree: small files, named for their idea, and every method in the catalog."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,12 @@ DRAWERS = {"utils", "helpers", "common", "misc", "base"}
 
 def python_files():
     return [path for folder in ("sdk", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+
+
+def python(code):
+    """Run code in a fresh interpreter that finds this checkout's package."""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
 
 
 def test_no_file_is_longer_than_the_rule_allows():
@@ -41,7 +48,7 @@ def test_every_public_name_resolves_and_is_what_the_package_says():
 
 def test_wrap_is_a_function_whatever_was_imported_first():
     code = "import steerguard.wrapping, steerguard; assert callable(steerguard.wrap), steerguard.wrap"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    python(code)
 
 
 def test_importing_the_package_loads_no_heavy_library():
@@ -49,11 +56,11 @@ def test_importing_the_package_loads_no_heavy_library():
         "import sys, steerguard; heavy = {'torch', 'transformers', 'huggingface_hub', 'rich', 'structlog'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    found = python(code)
     assert found.stdout.strip() == "[]"
 
 
 def test_the_import_test_can_fail():
     code = "import sys, steerguard; steerguard.wrap; print('torch' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    found = python(code)
     assert found.stdout.strip() == "True"
