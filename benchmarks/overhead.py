@@ -5,7 +5,8 @@
 Protocol (one thread): the steps of two variants alternate A B B A at the same cache length; each quad gives one ratio
 (B + B) / (A + A), and the figure is the median over all quads with a bootstrap interval. A/A runs the same way with the
 unguided model twice; where it is outside 1 +- 0.003 the machine was too noisy and every figure of that model is marked
-undecided. A guided step includes the callbacks that transformers' loop makes.
+undecided. A guided step includes the callbacks that transformers' loop makes. `bare adding hook` is the least that torch charges for
+any hook that adds a tensor.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,8 @@ from steerguard.models.packaged import load_packaged_smollm2
 from steerguard.policy.load import parse_policy
 from steerguard.testing import VOCAB_SIZE, tiny_registry, tiny_tokenizer
 
-Step = Callable[[], None]
+WARM_UP = 10
+"""Quads that are not counted."""
 QUIET = 0.003
 """Largest deviation of A/A from 1 at which a figure counts."""
 LIMITS = {
@@ -43,6 +46,17 @@ LIMITS = {
     ("dispatch-bound", "closed"): 1.005,
     ("SmolLM2", "open"): 1.02,
 }
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run a decode step."""
+
+    step: Callable[[], None]
+    state: Any = None
+    """What the context variable holds while its steps run."""
+    stop: Callable[[], Any] = lambda: None
+    """Takes its hooks away."""
 
 
 def main() -> None:
@@ -112,23 +126,20 @@ def compare(
             strength="0.01",
         )
         plain = plain_step(model, inputs)
-        variants: list[tuple[str, Step, Callable[[], None]]] = [
-            ("A/A", plain_step(model, inputs), lambda: None),
-            ("A/A other object", plain_step(twin, inputs), lambda: None),
-        ]
+        variants = {"A/A": plain_step(model, inputs), "A/A other object": plain_step(twin, inputs)}
         for variant, threshold in (("open", -1e5), ("closed", 1e5)):
             guarded = steerguard.wrap(
                 twin_of(twin), policy(threshold), tokenizer=tokenizer, registry=registry, audit=Path(folder) / "audit"
             )
-            step, stop = guided_step(guarded, inputs)
-            variants.append((variant, step, stop))
-        variants.append(("steering-vectors", *peer_step(peer, inputs, blocks)))
+            variants[variant] = guided_step(guarded, inputs)
+        variants["bare adding hook"] = bare_hook_step(twin_of(model), inputs, blocks)
+        variants["steering-vectors"] = peer_step(peer, inputs, blocks)
         figures = [
             figure(name, variant, measured, LIMITS.get((name, variant)))
-            for variant, measured in interleaved(plain, [(v, s) for v, s, _ in variants], quads).items()
+            for variant, measured in interleaved(plain, variants, quads).items()
         ]
-        for _, _, stop in variants:
-            stop()
+        for variant in variants.values():
+            variant.stop()
     quiet = abs(figures[0]["ratio"] - 1) <= QUIET
     for entry in figures:
         met = entry["bar"] is None or entry["ratio"] <= entry["bar"]
@@ -167,7 +178,7 @@ refusal: {{template: No.}}
     )
 
 
-def plain_step(model: Any, inputs: dict[str, torch.Tensor]) -> Step:
+def plain_step(model: Any, inputs: dict[str, torch.Tensor]) -> Variant:
     """Return one unguided decode step at a fixed cache length."""
     processors, criteria = LogitsProcessorList([]), StoppingCriteriaList([])
     cache = prefill(model, inputs)
@@ -176,14 +187,14 @@ def plain_step(model: Any, inputs: dict[str, torch.Tensor]) -> Step:
     def step() -> None:
         with torch.no_grad():
             logits = model(**arguments).logits[:, -1]
-        processors(inputs["input_ids"], logits)
-        criteria(inputs["input_ids"], None)
+            processors(inputs["input_ids"], logits)
+            criteria(inputs["input_ids"], None)
         cache.crop(-1)
 
-    return step
+    return Variant(step)
 
 
-def guided_step(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[Step, Callable[[], None]]:
+def guided_step(model: Any, inputs: dict[str, torch.Tensor]) -> Variant:
     """Return one decode step inside a guided request, with the callbacks of the loop, and what ends the request."""
     engine = model.guard.engine
     request = new_request(engine, inputs["input_ids"], inputs["attention_mask"].bool(), cached=True)
@@ -192,28 +203,43 @@ def guided_step(model: Any, inputs: dict[str, torch.Tensor]) -> tuple[Step, Call
     loop.start()
     token = ACTIVE.set(request)
     cache, logits = prefill(model, inputs, with_logits=True)
-    processors(inputs["input_ids"], logits)
+    with torch.no_grad():
+        processors(inputs["input_ids"], logits)
     ACTIVE.reset(token)
     arguments = step_arguments(inputs, cache)
 
     def step() -> None:
-        active = ACTIVE.set(request)
         with torch.no_grad():
             logits = model(**arguments).logits[:, -1]
-        processors(inputs["input_ids"], logits)
-        criteria(inputs["input_ids"], None)
-        ACTIVE.reset(active)
+            processors(inputs["input_ids"], logits)
+            criteria(inputs["input_ids"], None)
         cache.crop(-1)
 
-    return step, loop.stop
+    return Variant(step, state=request, stop=loop.stop)
 
 
-def peer_step(model: Any, inputs: dict[str, torch.Tensor], blocks: tuple[int, ...]) -> tuple[Step, Callable[[], None]]:
+def bare_hook_step(model: Any, inputs: dict[str, torch.Tensor], blocks: tuple[int, ...]) -> Variant:
+    """Return one decode step with hooks that add a tensor and do nothing else: what torch itself charges."""
+    rows = inputs["input_ids"].shape[0]
+    layers = model.get_decoder().layers
+    handles = [
+        layers[block].register_forward_hook(adder(torch.zeros(rows, 1, model.config.hidden_size, dtype=model.dtype)))
+        for block in blocks
+    ]
+    return replace(plain_step(model, inputs), stop=lambda: [handle.remove() for handle in handles])
+
+
+def adder(delta: torch.Tensor) -> Callable[[Any, Any, torch.Tensor], torch.Tensor]:
+    """Return a hook that adds."""
+    return lambda _module, _arguments, output: output + delta
+
+
+def peer_step(model: Any, inputs: dict[str, torch.Tensor], blocks: tuple[int, ...]) -> Variant:
     """Return one decode step with the peer library's additive hooks on the same blocks."""
     width = model.config.hidden_size
     vectors = {block: torch.randn(width, dtype=model.dtype) * 0.01 for block in blocks}
     handle = SteeringVector(vectors, "decoder_block").patch_activations(model)
-    return plain_step(model, inputs), handle.remove
+    return replace(plain_step(model, inputs), stop=handle.remove)
 
 
 def prefill(model: Any, inputs: dict[str, torch.Tensor], *, with_logits: bool = False) -> Any:
@@ -237,20 +263,21 @@ def step_arguments(inputs: dict[str, torch.Tensor], cache: Any) -> dict[str, Any
     }
 
 
-def interleaved(plain: Step, variants: list[tuple[str, Step]], quads: int) -> dict[str, list[float]]:
+def interleaved(plain: Variant, variants: dict[str, Variant], quads: int) -> dict[str, list[float]]:
     """Return, per variant, one ratio per A B B A quad; the variants take turns."""
-    for step in (plain, *(step for _, step in variants)):
-        for _ in range(20):
-            step()
-    ratios: dict[str, list[float]] = {name: [] for name, _ in variants}
-    for _ in range(quads):
-        for name, step in variants:
-            before, first, second, after = (timed(one) for one in (plain, step, step, plain))
-            ratios[name].append((first + second) / (before + after))
+    ratios: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(-WARM_UP, quads):
+        for name, variant in variants.items():
+            # A request sets its state once for all its steps.
+            token = ACTIVE.set(variant.state)
+            before, first, second, after = (timed(one) for one in (plain.step, variant.step, variant.step, plain.step))
+            ACTIVE.reset(token)
+            if turn >= 0:
+                ratios[name].append((first + second) / (before + after))
     return ratios
 
 
-def timed(step: Step) -> int:
+def timed(step: Callable[[], None]) -> int:
     """Return the nanoseconds of one step."""
     start = time.perf_counter_ns()
     step()

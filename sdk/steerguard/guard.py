@@ -62,6 +62,7 @@ class Guard:
     """What stands between an app and one wrapped model; made by `steerguard.wrap`, reached as `model.guard`.
 
     Attributes:
+        owner: token that the activities of this guard carry.
         setup_seconds: how long each part of `wrap` took, by name.
     """
 
@@ -76,6 +77,7 @@ class Guard:
         check_weights: Callable[[Any], object],
     ) -> None:
         self._engine = engine
+        self.owner = engine.owner
         self._recorder = recorder
         self._model = weakref.ref(model)
         self._tokenizer = tokenizer
@@ -122,9 +124,9 @@ class Guard:
             return original(*arguments, **named)
         if self.plan.mode == "off":
             self._recorder.bypassed("unguided", "mode off")
-            with activity(Unguided(self._engine.owner)):
+            with activity(Unguided(self.owner)):
                 return original(*arguments, **named)
-        call = _Call(self._engine.owner)
+        call = _Call(self.owner)
         try:
             self._require_intact(model)
             self._check_call(model, original, arguments, named)
@@ -146,7 +148,7 @@ class Guard:
         state = ACTIVE.get()
         if self.allows_unguided():
             return original(input_ids, **named)
-        if not isinstance(state, _Call) or state.owner is not self._engine.owner or not state.live:
+        if not isinstance(state, _Call) or state.owner is not self.owner or not state.live:
             self.require_permission()
             raise unsupported("a decoding loop started by hand")
         state.result = guided_sample(self._engine, original, input_ids, **named)
@@ -196,12 +198,12 @@ class Guard:
                 "A bypass needs a reason.", expected="one sentence", found="none", where="guard.unguided"
             )
         self._recorder.bypassed("unguided", reason)
-        with activity(Unguided(self._engine.owner)):
+        with activity(Unguided(self.owner)):
             yield
 
     def require_permission(self) -> None:
         """Refuse a forward pass of the model that no request of this guard started."""
-        require_permission(self._engine.owner)
+        require_permission(self.owner)
 
     def weights_changed(self, model: Any) -> None:
         """Check the fingerprint again; until it fits, every request is refused.
@@ -211,7 +213,7 @@ class Guard:
         """
         self._unfit = "the check was interrupted"
         try:
-            with activity(Unguided(self._engine.owner)):
+            with activity(Unguided(self.owner)):
                 self._check_weights(model)
         except SteerguardError as error:
             self._unfit = error.summary
@@ -250,7 +252,7 @@ class Guard:
     def allows_unguided(self) -> bool:
         """Return whether this thread is inside `unguided`."""
         state = ACTIVE.get()
-        return isinstance(state, Unguided) and state.owner is self._engine.owner and state.permits_forward
+        return isinstance(state, Unguided) and state.owner is self.owner and state.permits_forward
 
     def _require_intact(self, model: Any) -> None:
         """Refuse a model whose weights do not fit; check again when modules or weights were exchanged."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from steerguard.engine.active import ACTIVE
 from steerguard.engine.arguments import unsupported
 from steerguard.errors import GuardedModelCopyError, NotWrappedError
 
@@ -109,7 +110,10 @@ def _permitted(original: Any, name: str) -> Callable[..., Any]:
 
     @functools.wraps(inner)
     def permitted(self: Any, *arguments: Any, **named: Any) -> Any:
-        bound_guard(self).require_permission()
+        # Asked twice at every token: in the usual case without a further call.
+        guard, state = self.__dict__.get(GUARD_ATTRIBUTE), ACTIVE.get()
+        if guard is None or state is None or state.owner is not guard.owner or not state.permits_forward:
+            bound_guard(self).require_permission()
         return inner(self, *arguments, **named)
 
     return permitted

@@ -77,7 +77,7 @@ class GuidedLoop:
             self._freeze(scores.device)
         if self._watch is not None:
             # A state that is not finite makes every logit of its row NaN, and a sum with NaN stays NaN.
-            self._watch += scores[:, 0]
+            self._watch.add_(scores.select(1, 0))
         if not self._samples:
             return scores
         if self._watch is not None and self._opened is not None:
