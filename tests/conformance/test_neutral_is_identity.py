@@ -11,6 +11,7 @@ from tests.guarded_models import (
     guarded,
     policy,
     prompts,
+    registry_for,
     run,
     same_rows,
     shared_model,
@@ -23,17 +24,31 @@ from steerguard.methods.catalog import METHODS
 from steerguard.testing import tiny_model
 
 SETTINGS = {
-    "inferaligner": (
-        "coefficient: 4.0",
-        "coefficient: 4.0, gate: per_block",
-        "coefficient: 4.0, positions: last_prompt_token_and_decode",
-        "coefficient: 4.0, positions: decode",
-        "coefficient: 4.0, positions: prefill",
-    )
+    "inferaligner": {
+        "constant": (
+            "coefficient: 4.0",
+            "coefficient: 4.0, gate: per_block",
+            "coefficient: 4.0, positions: last_prompt_token_and_decode",
+            "coefficient: 4.0, positions: decode",
+            "coefficient: 4.0, positions: prefill",
+        ),
+        "by_phase": ("coefficient: 4.0", "coefficient: 4.0, gate: per_block"),
+        "by_step": ("coefficient: 4.0", "coefficient: 4.0, gate: per_block"),
+    },
+    "fitted_refusal": {
+        "constant": ("coefficient: 4.0", "coefficient: 4.0, positions: decode"),
+        "by_phase": ("coefficient: 4.0",),
+        "by_step": ("coefficient: 4.0",),
+    },
 }
-"""Settings under which every available method is run."""
+"""Settings under which every available method is run, by schedule of the artifact."""
 
-EVERY_SETTING = [(name, text) for name, texts in SETTINGS.items() for text in texts]
+EVERY_SETTING = [
+    (method, schedule, text)
+    for method, schedules in SETTINGS.items()
+    for schedule, texts in schedules.items()
+    for text in texts
+]
 
 
 def test_every_available_method_is_run():
@@ -44,9 +59,9 @@ def _closed_rows(reports):
     return [report.row for report in reports if report.intended == "allow"]
 
 
-def _compare(model, document, batch, **settings):
+def _compare(model, document, batch, *, registry=None, **settings):
     plain = run(model, batch, **settings)
-    with guarded(model, document) as wrapped, wrapped.guard.collect() as reports:
+    with guarded(model, document, registry=registry) as wrapped, wrapped.guard.collect() as reports:
         steered = run(wrapped, batch, **settings)
     return plain, steered, reports
 
@@ -79,13 +94,14 @@ def test_closed_rows_are_identical_at_every_batch_size_and_padding_side(rows, si
     assert same_rows(closed, plain, steered, batch["input_ids"].shape[1])
 
 
-@pytest.mark.parametrize(("method", "settings"), EVERY_SETTING)
+@pytest.mark.parametrize(("method", "schedule", "settings"), EVERY_SETTING)
 @pytest.mark.parametrize("use_cache", [True, False], ids=["cached", "uncached"])
-def test_closed_rows_are_identical_whatever_the_settings_of_the_method(method, settings, use_cache):
+def test_closed_rows_are_identical_whatever_the_settings_of_the_method(method, schedule, settings, use_cache):
     model = shared_model("qwen2")
     batch = prompts(8)
-    document = policy(splitting_threshold("qwen2"), settings=settings)
-    plain, steered, reports = _compare(model, document, batch, use_cache=use_cache)
+    document = policy(splitting_threshold("qwen2"), method=method, settings=settings)
+    registry = registry_for(model, schedule=schedule)
+    plain, steered, reports = _compare(model, document, batch, registry=registry, use_cache=use_cache)
     closed = _closed_rows(reports)
     assert 0 < len(closed) < 8
     assert same_rows(closed, plain, steered, batch["input_ids"].shape[1])

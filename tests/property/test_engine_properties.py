@@ -9,7 +9,8 @@ from tests.guarded_models import tokenizer
 
 from steerguard.detect.linear_probe import LinearProbe
 from steerguard.engine.refusal import RefusalTemplate, replace_rows
-from steerguard.guidance.inferaligner.formula import mean_difference, midpoint_bias, shift
+from steerguard.guidance.inferaligner.formula import mean_difference, midpoint_bias
+from steerguard.guidance.vector_schedules import shift
 
 WORDS = st.text(st.characters(codec="ascii", categories=("L", "P", "N")), min_size=1, max_size=6)
 
@@ -52,7 +53,7 @@ def test_a_probe_scores_a_row_by_itself_bit_by_bit(seed, rows, blocks):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(blocks, 24, generator=generator)
     bias = torch.randn(blocks, generator=generator)
-    probe = LinearProbe(id="d", blocks=tuple(range(blocks)), weight=weight, bias=bias)
+    probe = LinearProbe(id="d", blocks=tuple(range(blocks)), over=("end",) * blocks, weight=weight, bias=bias)
     states = torch.randn(rows, blocks, 24, generator=generator)
     together = probe.score(states)
     assert torch.equal(together, torch.cat([probe.score(states[row : row + 1]) for row in range(rows)]))

@@ -117,6 +117,31 @@ def adding_hook(request: GuidedRequest, block: int, delta: Tensor, passes: dict[
     return measure_and_add if measures else add
 
 
+def stepping_hook(
+    request: GuidedRequest, block: int, deltas: Sequence[Tensor], rest: Tensor | None, passes: dict[int, int]
+) -> Hook:
+    """Return the hook of decode steps that differ: it adds the next tensor in every pass, and counts.
+
+    Args:
+        request: the request that it acts for.
+        block: the block's number.
+        deltas: `[rows, 1, width]` for each of the first passes, negative zero where a row gets nothing.
+        rest: what later passes add, `[rows, 1, width]`; None for nothing.
+        passes: positions changed so far, by block; counted here.
+    """
+    current, ending = ACTIVE.get, len(deltas)
+
+    def add_next(_module: nn.Module, _arguments: Any, output: Any) -> Any:
+        if current() is not request:
+            return None
+        step = passes[block]
+        passes[block] += (output[0] if isinstance(output, tuple) else output).shape[1]
+        delta = deltas[step] if step < ending else rest
+        return None if delta is None else _add_to_first(output, delta)
+
+    return add_next
+
+
 def _add_to_first(output: Any, delta: Tensor) -> Any:
     """Add to a tensor subclass, or to the first entry of a block that returns a tuple."""
     return (output[0] + delta, *output[1:]) if isinstance(output, tuple) else output + delta

@@ -51,6 +51,8 @@ class GuidedLoop:
         self._discarded: Tensor | None = None
         self._watch: Tensor | None = None
         self._opened: Tensor | None = None
+        self._passes = 0
+        self._ends: dict[int, int] = {}
 
     def processors(self, processors: Iterable[LogitsProcessor]) -> LogitsProcessorList:
         """Return the processors that the loop must call with its logits: ours, then the given ones."""
@@ -75,6 +77,8 @@ class GuidedLoop:
         """Freeze the verdicts after the prefill; afterwards watch open rows."""
         if not self.verdicts:
             self._freeze(scores.device)
+        elif self._ends:
+            self._release()
         if self._watch is not None:
             # A state that is not finite makes every logit of its row NaN, and a sum with NaN stays NaN.
             self._watch.add_(scores.select(1, 0))
@@ -96,9 +100,20 @@ class GuidedLoop:
         self._hooks[0].remove(keep=() if all(refused) else self.request.lasting_blocks)
         if not all(refused):
             self._hooks.append(self._engine.hooks.install(self.request.decode_hooks()))
+            self._ends = dict(self.request.decode_ends)
         if opened:
             self._watch = torch.zeros(self.request.rows, device=device)
             self._opened = torch.tensor([bool(verdict.open) for verdict in self.verdicts], device=device)
+
+    def _release(self) -> None:
+        """Take away the decode hooks that have added their last step."""
+        self._passes += 1
+        over = [block for block, end in self._ends.items() if end == self._passes]
+        for block in over:
+            del self._ends[block]
+        if over:
+            decode = self._hooks[-1]
+            decode.remove(keep=[block for block in decode.handles if block not in over])
 
     def filled(self, scores: Tensor) -> Tensor:
         """Leave refused rows nothing but the filler, so that not even callbacks see a token of theirs."""

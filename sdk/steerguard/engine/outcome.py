@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from steerguard.decision import Decision, Dose, Reading, Threshold, Usage
-from steerguard.engine.positions import expected_positions
+from steerguard.engine.schedules import expected_positions
 from steerguard.errors import GuidanceDidNotFireError
 from steerguard.policy.rules import Verdict, decide
 
@@ -62,13 +62,13 @@ def read_verdicts(request: GuidedRequest, mode: Mode) -> tuple[RowVerdict, ...]:
 def _require_complete(request: GuidedRequest) -> None:
     """Prove from the plan, not from the hooks, that the prefill passed every block that it names."""
     program = request.program
-    missing = [probe.id for probe in program.probes if request.blocks_read.get(probe.id) != len(probe.blocks)]
+    missing = [probe.id for probe in program.probes if request.parts_read.get(probe.id) != len(probe.blocks)]
     if request.steers:
         missing += [item.source for item in program.interventions if item not in request.gates]
     if missing:
         raise GuidanceDidNotFireError(
             "The prefill did not pass every hook of the plan.",
-            expected="each detector reads all its blocks, and each intervention takes its gate, once",
+            expected="each detector reads all its parts, and each intervention takes its gate, once",
             found=f"incomplete: {', '.join(missing)}",
             where="prefill",
             next_step="Look for code that removes hooks or compiles decoder blocks, then unwrap and wrap again.",
@@ -167,24 +167,42 @@ def doses(
     Raises:
         GuidanceDidNotFireError: a count differs.
     """
-    in_prompt = {item: request.changed[item].tolist() for item in request.changed}
+    _require_passes(request, fed_back)
+    changed = {
+        item: [
+            in_prompt + in_decode
+            for in_prompt, in_decode in zip(counted.tolist(), request.changed_in_decode(item), strict=True)
+        ]
+        for item, counted in request.changed.items()
+    }
     return tuple(
-        _row_doses(request, row, verdict, in_prompt, attention[row], fed_back) for row, verdict in enumerate(verdicts)
+        _row_doses(request, row, verdict, changed, attention[row], fed_back) for row, verdict in enumerate(verdicts)
     )
+
+
+def _require_passes(request: GuidedRequest, fed_back: int) -> None:
+    """Prove that each decode hook saw every generated token, or every one up to its last step, exactly once.
+
+    Steps that follow one another must not be counted by their sum alone: a pass too many would shift all later ones.
+    """
+    for block, passes in request.decode_passes.items():
+        wanted = min(fed_back, request.decode_ends.get(block, fed_back))
+        if passes != wanted:
+            raise _other_count(wanted, passes, f"decode steps at block {block}")
 
 
 def _row_doses(
     request: GuidedRequest,
     row: int,
     verdict: RowVerdict,
-    in_prompt: Mapping[Intervention, list[int]],
+    changed: Mapping[Intervention, list[int]],
     attention: list[int],
     fed_back: int,
 ) -> tuple[Dose, ...]:
     steps: dict[str, list[tuple[Intervention, int, int]]] = {}
     for item in verdict.open:
-        found = in_prompt[item][row] + request.decode_passes.get(item.block, 0)
-        wanted = expected_positions(item.positions, attention=attention, end=request.columns[row], fed_back=fed_back)
+        found = changed[item][row]
+        wanted = expected_positions(item.schedule, attention=attention, end=request.columns[row], fed_back=fed_back)
         steps.setdefault(item.step, []).append((item, found, wanted))
     result: list[Dose] = []
     for planned in request.program.plan.steps:
@@ -193,13 +211,7 @@ def _row_doses(
             continue
         for item, found, wanted in entries:
             if found != wanted:
-                raise GuidanceDidNotFireError(
-                    "An intervention acted on another number of positions than the plan requires.",
-                    expected=f"{wanted} positions",
-                    found=f"{found} positions",
-                    where=f"{item.source}, row {row}",
-                    next_step="Unwrap and wrap the model again; a compiled forward pass does not run hooks.",
-                )
+                raise _other_count(wanted, found, f"{item.source}, row {row}")
         result.append(
             Dose(
                 step=planned.id,
@@ -211,6 +223,16 @@ def _row_doses(
             )
         )
     return tuple(result)
+
+
+def _other_count(wanted: int, found: int, where: str) -> GuidanceDidNotFireError:
+    return GuidanceDidNotFireError(
+        "An intervention acted on another number of positions than the plan requires.",
+        expected=f"{wanted} positions",
+        found=f"{found} positions",
+        where=where,
+        next_step="Unwrap and wrap the model again; a compiled forward pass does not run hooks.",
+    )
 
 
 def decision(

@@ -1,4 +1,4 @@
-"""Which token positions an intervention changes, from absolute columns; on tensors and, independently, on the host."""
+"""Which token positions a position rule names, from absolute columns; on tensors and, independently, on the host."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def changes_decode(positions: Positions) -> bool:
     return positions != "prefill"
 
 
-def expected_positions(positions: Positions, *, attention: list[int], end: int, fed_back: int) -> int:
+def expected_in_rule(positions: Positions, *, attention: list[int], end: int, fed_back: int) -> int:
     """Return how many positions of one open row must have been changed, from the returned sequence alone.
 
     Args:

@@ -23,7 +23,7 @@ class BlockProgram:
     """What happens at the output of one block, in this order: read, decide, change."""
 
     reads: tuple[tuple[LinearProbe, int], ...] = ()
-    """Probes and the position of this block in each."""
+    """Probes and the position in each of a part that reads this block."""
     decides: bool = False
     """Whether every detector has been read once this block is done."""
     interventions: tuple[Intervention, ...] = ()
@@ -43,6 +43,11 @@ class Program:
     def read_blocks(self) -> tuple[int, ...]:
         """Blocks that a detector reads."""
         return tuple(sorted(block for block, program in self.blocks.items() if program.reads))
+
+    @property
+    def reads_prompt_mean(self) -> bool:
+        """Whether any detector reads the prompt mean."""
+        return any("prompt_mean" in probe.over for probe in self.probes)
 
 
 def bind_program(plan: Plan, probes: Sequence[LinearProbe], interventions: Sequence[Intervention]) -> Program:
@@ -71,7 +76,7 @@ def bind_program(plan: Plan, probes: Sequence[LinearProbe], interventions: Seque
     touched = {block for probe in probes for block in probe.blocks} | {item.block for item in interventions}
     blocks = {
         block: BlockProgram(
-            reads=tuple((probe, probe.blocks.index(block)) for probe in probes if block in probe.blocks),
+            reads=tuple((probe, index) for probe in probes for index, read in enumerate(probe.blocks) if read == block),
             decides=block == last_read,
             interventions=tuple(item for item in interventions if item.block == block),
         )

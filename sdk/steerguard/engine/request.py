@@ -15,20 +15,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from steerguard.engine.hooks import adding_hook
-from steerguard.engine.positions import changes_decode, position_mask
+from steerguard.engine.additions import Additions
+from steerguard.engine.hooks import adding_hook, stepping_hook
+from steerguard.engine.schedules import changes_answer, steady_vector
 from steerguard.errors import GuidanceDidNotFireError
-from steerguard.guidance.intervention import Intervention, LinearGate, Positions
+from steerguard.guidance.intervention import Intervention, LinearGate
+from steerguard.models.prompt_mean import prompt_mean, prompt_mean_mask
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from torch import Tensor
 
+    from steerguard.artifacts.probe_params import Over
     from steerguard.engine.hooks import Hook
     from steerguard.engine.program import BlockProgram, Program
-
-NEGATIVE_ZERO = -0.0
 
 
 class GuidedRequest:
@@ -68,8 +69,8 @@ class GuidedRequest:
         self.columns = tuple(0 if end is None else end for end in ends)
         self.scores: dict[str, Tensor] = {}
         """float32 `[rows]` by detector."""
-        self.blocks_read: dict[str, int] = {}
-        """How many blocks each detector has read."""
+        self.parts_read: dict[str, int] = {}
+        """How many of its parts each detector has read."""
         self.open: dict[str, Tensor] = {}
         """bool `[rows]` by guidance step, once decided."""
         self.gates: dict[Intervention, Tensor] = {}
@@ -79,13 +80,17 @@ class GuidedRequest:
         self.changed: dict[Intervention, Tensor] = {}
         """int64 `[rows]`: positions changed in prefill, or in the last pass of an uncached request."""
         self.decode_passes: dict[int, int] = {}
-        """Positions per row that decode steps changed at each block."""
+        """Positions per row that the hooks of decode steps saw at each block."""
+        self.decode_ends: dict[int, int] = {}
+        """By block, after how many decode passes its hook has nothing left to add; absent where it always has."""
         self._cached = cached
         self._frozen = False
         self._lasting: tuple[Intervention, ...] = ()
-        self._dtypes: dict[int, torch.dtype] = {}
-        self._masks: dict[tuple[Positions, int, torch.device], Tensor] = {}
+        self._outputs: dict[int, Tensor] = {}
+        """Empty tensors with the device, type and width of each changed block's output."""
         self._ends = torch.tensor(self.columns, device=prompt_mask.device)
+        self._in_mean = prompt_mean_mask(prompt_mask, self._ends) if program.reads_prompt_mean else prompt_mask
+        self._additions = Additions(prompt_mask, self._ends)
         self._eligible = torch.tensor([seen and within_budget for seen in self.recognised], device=prompt_mask.device)
         if not program.probes:
             self._decide()
@@ -130,7 +135,7 @@ class GuidedRequest:
             opened: interventions whose gate is open for at least one row.
         """
         self._frozen = True
-        self._lasting = tuple(item for item in opened if changes_decode(item.positions) or not self._cached)
+        self._lasting = tuple(item for item in opened if changes_answer(item.schedule) or not self._cached)
 
     @property
     def lasting_blocks(self) -> tuple[int, ...]:
@@ -139,18 +144,30 @@ class GuidedRequest:
 
     def decode_hooks(self) -> dict[int, Hook]:
         """Return what decode steps with a cache add, by block."""
-        blocks = sorted({item.block for item in self._lasting}) if self._cached else []
-        self.decode_passes = dict.fromkeys(blocks, 0)
-        return {
-            block: adding_hook(
-                self,
-                block,
-                self._delta([item for item in self._lasting if item.block == block]),
-                self.decode_passes,
-                measures=block == blocks[0],
-            )
-            for block in blocks
-        }
+        hooks: dict[int, Hook] = {}
+        measured = False
+        for block in sorted({item.block for item in self._lasting}) if self._cached else ():
+            gates = {item: self.gates[item] for item in self._lasting if item.block == block}
+            like = self._outputs[block]
+            is_steady = any(steady_vector(item.schedule) is not None for item in gates)
+            rest = self._additions.steady(gates, like) if is_steady else None
+            passes = max(self._additions.passes_left(item, gate) for item, gate in gates.items())
+            if passes > 0:
+                deltas = self._additions.stepped(gates, like, passes=passes)
+                hooks[block] = stepping_hook(self, block, deltas, rest, self.decode_passes)
+                if rest is None:
+                    self.decode_ends[block] = passes
+            elif rest is not None:
+                hooks[block] = adding_hook(self, block, rest, self.decode_passes, measures=not measured)
+                measured = True
+        self.decode_passes.update(dict.fromkeys(hooks, 0))
+        if self._cached:
+            self._additions.forget_prompt()
+        return hooks
+
+    def changed_in_decode(self, item: Intervention) -> list[int]:
+        """Return per row how many positions decode steps with a cache changed, were the gate open."""
+        return self._additions.changed_in_decode(item, passes=self.decode_passes.get(item.block, 0))
 
     def _check_prefill_width(self, block: int, hidden: Tensor) -> None:
         width = self.prompt_mask.shape[1]
@@ -162,15 +179,22 @@ class GuidedRequest:
         ends = self._ends.to(hidden.device)
         return hidden[torch.arange(self.rows, device=hidden.device), ends].float()
 
+    def _prompt_mean(self, hidden: Tensor) -> Tensor:
+        """Return float32 `[rows, width]`, the mean over each row's prompt; NaN where a prompt is too short for one."""
+        return prompt_mean(hidden, self._in_mean.to(hidden.device))
+
     def _read(self, program: BlockProgram, hidden: Tensor) -> None:
         if not program.reads:
             return
-        states = self._at_ends(hidden)
+        states: dict[Over, Tensor] = {}
         for probe, index in program.reads:
-            part = probe.partial(index, states)
+            over = probe.over[index]
+            if over not in states:
+                states[over] = self._prompt_mean(hidden) if over == "prompt_mean" else self._at_ends(hidden)
+            part = probe.partial(index, states[over])
             so_far = self.scores.get(probe.id)
             self.scores[probe.id] = part if so_far is None else so_far.to(part.device) + part
-            self.blocks_read[probe.id] = self.blocks_read.get(probe.id, 0) + 1
+            self.parts_read[probe.id] = self.parts_read.get(probe.id, 0) + 1
 
     def _decide(self) -> None:
         eligible = self._eligible
@@ -182,16 +206,17 @@ class GuidedRequest:
         if not program.interventions:
             return None
         incoming = hidden
-        self._dtypes[program.interventions[0].block] = hidden.dtype
+        if not self._frozen:
+            self._outputs[program.interventions[0].block] = hidden.new_empty((0, hidden.shape[2]))
         for intervention in program.interventions:
             gate = self.gates.get(intervention)
             if gate is None:
                 gate = self._open_gate(intervention, incoming)
                 self.gates[intervention] = gate
-            mask = self._mask(intervention.positions, hidden) & gate[:, None]
+            places, added = self._additions.in_pass(intervention, hidden)
+            mask = places & gate[:, None]
             self.changed[intervention] = mask.sum(dim=1)
-            vector = intervention.vector.to(device=hidden.device, dtype=hidden.dtype)
-            hidden = torch.where(mask[:, :, None], hidden + vector, hidden)
+            hidden = torch.where(mask[:, :, None], hidden + added, hidden)
         return hidden
 
     def _open_gate(self, intervention: Intervention, incoming: Tensor) -> Tensor:
@@ -211,28 +236,6 @@ class GuidedRequest:
             self.gate_scores[intervention] = score
             gate = gate & (score > 0)
         return gate
-
-    def _mask(self, positions: Positions, hidden: Tensor) -> Tensor:
-        key = (positions, hidden.shape[1], hidden.device)
-        if key not in self._masks:
-            self._masks[key] = position_mask(
-                positions,
-                prompt_mask=self.prompt_mask.to(hidden.device),
-                ends=self._ends.to(hidden.device),
-                width=hidden.shape[1],
-            )
-        return self._masks[key]
-
-    def _delta(self, interventions: Sequence[Intervention]) -> Tensor:
-        """Return `[rows, 1, width]`: what one block adds in a decode step; exactly negative zero in closed rows."""
-        first = self.gates[interventions[0]]
-        dtype = self._dtypes[interventions[0].block]
-        width = interventions[0].vector.shape[0]
-        total = torch.full((self.rows, 1, width), NEGATIVE_ZERO, device=first.device, dtype=dtype)
-        for intervention in interventions:
-            vector = intervention.vector.to(device=first.device, dtype=dtype)
-            total = torch.where(self.gates[intervention][:, None, None], total + vector, total)
-        return total
 
 
 def _unexpected_width(block: int, expected: int, found: int) -> GuidanceDidNotFireError:

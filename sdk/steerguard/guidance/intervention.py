@@ -21,6 +21,46 @@ Positions = Literal["all", "last_prompt_token_and_decode", "decode", "prefill"]
 """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Constant:
+    """One vector, added at every position of a position rule."""
+
+    vector: Tensor
+    """float32 `[width]`; what is added, coefficient and strength included."""
+    positions: Positions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ByPhase:
+    """One vector for each phase, float32 `[width]`; None adds nothing and counts no position."""
+
+    prompt: Tensor | None
+    """For tokens before the end of the generation prompt."""
+    last: Tensor | None
+    """For the end of the generation prompt: the position at which the verdict is read."""
+    decode: Tensor | None
+    """For every generated token that the model reads; a prefilled answer counts as generated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ByStep:
+    """One vector for each of the first generated tokens, float32 `[width]`; None adds nothing and counts no position."""
+
+    prompt: Tensor | None
+    """For tokens before the end of the generation prompt."""
+    last: Tensor | None
+    """For the end of the generation prompt: the position at which the verdict is read."""
+    steps: tuple[Tensor | None, ...]
+    """For generated token t, at the position where the model reads it; nothing is added to later ones.
+
+    The tokens of a prefilled answer come first, row by row.
+    """
+
+
+Schedule = Constant | ByPhase | ByStep
+"""Which vector is added at which position."""
+
+
 @dataclass(frozen=True, slots=True)
 class VerdictGate:
     """Open where the request's verdict selects the step."""
@@ -44,16 +84,14 @@ Gate = VerdictGate | LinearGate
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Intervention:
-    """Add a vector to the residual stream of one block, per row where the gate is open."""
+    """Add vectors to the residual stream of one block, per row where the gate is open."""
 
     step: str
     """Id of the guidance entry that declared it."""
     block: int
     """0-based decoder block."""
-    vector: Tensor
-    """float32 `[width]`; what is added, coefficient and strength included."""
+    schedule: Schedule
     gate: Gate
-    positions: Positions
     point: Point = "resid_post"
 
     @property

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from steerguard.errors import UnknownMethodError
+from steerguard.methods.fitted_refusal import FittedRefusalSpec
 from steerguard.methods.inferaligner import InferAlignerSpec
 from steerguard.methods.inference_guard import InferenceGuardSpec
 
@@ -40,6 +41,13 @@ METHODS: tuple[Method, ...] = (
         status="available",
         executor="steerguard.guidance.inferaligner.bind:bind",
         page="methods/inferaligner.md",
+    ),
+    Method(
+        name="fitted_refusal",
+        spec=FittedRefusalSpec,
+        status="available",
+        executor="steerguard.guidance.fitted_refusal.bind:bind",
+        page="methods/fitted-refusal.md",
     ),
     Method(
         name="inference_guard",

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, final
 
-from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from steerguard.methods.section import ArtifactReferenceText
 from steerguard.methods.spec import ArtifactNeed, ArtifactParameters, Footprint, GuidanceSpec
-
-MAX_COEFFICIENT = 8.0
-
-Positions = Literal["all", "last_prompt_token_and_decode", "decode", "prefill"]
-"""Token positions that are changed.
-
-`all`: the whole prompt and every generated token (the paper's setting).
-`last_prompt_token_and_decode`: the last prompt token and every generated token.
-`decode`: generated tokens only.
-`prefill`: prompt tokens only.
-"""
+from steerguard.methods.vector_steering import Blocks, Coefficient, PositionRule, steered_where, steering_footprint
 
 Gate = Literal["verdict", "per_block"]
 """What opens a block for a row.
@@ -39,7 +28,8 @@ class InferAlignerSpec(GuidanceSpec):
 
     Formula, at the output of each steered decoder block l: `h_l <- h_l + coefficient * strength * g_l * theta_l`, with
     `g_l` in {0, 1} frozen for the whole request, `theta_l` the sibling's mean difference and `strength` the artifact's
-    calibrated multiple. `per_block` adds the condition `<srv_l, h_l> + b_l > 0` at the end of the generation prompt.
+    calibrated multiple. An artifact may hold several `theta_l` on a schedule: by phase, or by generated token.
+    `per_block` adds the condition `<srv_l, h_l> + b_l > 0` at the end of the generation prompt.
 
     Cost: one vector addition per steered block and token while the gate is open, no extra forward token.
     A detector that reads a block above the first steered one would need a second pass over the prompt; this version
@@ -55,60 +45,32 @@ class InferAlignerSpec(GuidanceSpec):
     """Which method this entry configures: `inferaligner`."""
     artifact: ArtifactReferenceText
     """Steering vectors: an artifact family of type `steering_vectors` and a version range."""
-    coefficient: Annotated[
-        float,
-        Field(
-            ge=0.0,
-            le=MAX_COEFFICIENT,
-            json_schema_extra={
-                "x-unit": "multiples of the artifact's calibrated strength",
-                "x-cost": "none; 0 leaves the model unguided",
-            },
-        ),
-    ] = 1.0
+    coefficient: Coefficient = 1.0
     """How strongly the direction is added; 1.0 is the strength that the artifact was calibrated at."""
-    positions: Annotated[
-        Positions,
-        Field(json_schema_extra={"x-cost": "`all` changes the prompt as well, so its cache is the guided one"}),
-    ] = "all"
-    """Which token positions are changed: `all`, `last_prompt_token_and_decode`, `decode` or `prefill`."""
+    positions: PositionRule = None
+    """Token positions that a constant vector is added to; left out: the artifact's, else `all`; none with a schedule."""
     gate: Annotated[Gate, Field(json_schema_extra={"x-cost": "`per_block` adds one dot product per block"})] = "verdict"
     """What opens a block: the rule's `verdict` alone, or `per_block` in addition the block's own linear gate."""
-    blocks: Annotated[
-        tuple[Annotated[int, Field(ge=0, le=4095)], ...] | None,
-        Field(
-            min_length=1,
-            json_schema_extra={"x-unit": "0-based decoder blocks", "x-cost": "one vector addition per block and token"},
-        ),
-    ] = None
+    blocks: Blocks = None
     """Decoder blocks whose output is changed, in increasing order; left out: the artifact's calibrated window."""
-
-    @field_validator("blocks")
-    @classmethod
-    def _blocks_increase(cls, blocks: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if blocks is not None and tuple(sorted(set(blocks))) != blocks:
-            kind, message = "blocks_order", "blocks must be in increasing order, each once"
-            raise PydanticCustomError(kind, message)
-        return blocks
 
     def artifact_needs(self) -> tuple[ArtifactNeed, ...]:
         """Return the one need: the steering vectors."""
-        return (ArtifactNeed(role="vectors", reference=self.artifact, type="steering_vectors"),)
+        return (ArtifactNeed(role="vectors", reference=self.artifact, type="steering_vectors", method=self.method),)
 
     def features(self) -> frozenset[str]:
-        """Return the engine features; `per_block` needs linear gates as well."""
+        """Return the engine features; `per_block` needs linear gates as well. The artifact states its schedule."""
         gates = {"gate.verdict"} if self.gate == "verdict" else {"gate.verdict", "gate.linear"}
-        return frozenset({"operator.add", "schedule.constant", "hook.resid_post"} | gates)
+        return frozenset({"operator.add", "hook.resid_post"} | gates)
 
     def footprint(self, parameters: ArtifactParameters) -> Footprint:
         """Return the steered window: the policy's blocks, else the artifact's calibrated ones."""
-        vectors = parameters["vectors"]
-        blocks = self.blocks if self.blocks is not None else tuple(int(block) for block in vectors["blocks"])
-        return Footprint(
-            steered_blocks=blocks,
-            read_blocks=blocks if self.gate == "per_block" else (),
-            strength=str(vectors["strength"]),
+        return steering_footprint(
+            parameters["vectors"],
+            entry=self.id,
+            blocks=self.blocks,
             positions=self.positions,
+            own_gates=self.gate == "per_block",
         )
 
     def needs_buffered_stream(self) -> bool:
@@ -117,8 +79,5 @@ class InferAlignerSpec(GuidanceSpec):
 
     def summary(self) -> str:
         """Return one plain sentence on what the step does with these settings."""
-        if self.blocks is None:
-            where = "the artifact's calibrated decoder blocks"
-        else:
-            where = f"decoder blocks {', '.join(str(block) for block in self.blocks)}"
+        where = steered_where(self.blocks)
         return f"adds {self.coefficient} times the calibrated safety direction of {self.artifact} at {where}"

@@ -98,7 +98,7 @@ class InferenceGuardSpec(GuidanceSpec):
 
     def artifact_needs(self) -> tuple[ArtifactNeed, ...]:
         """Return the one need: the critic, whose manifest names its cost model."""
-        return (ArtifactNeed(role="critic", reference=self.critic, type="critic"),)
+        return (ArtifactNeed(role="critic", reference=self.critic, type="critic", method=self.method),)
 
     def features(self) -> frozenset[str]:
         """Return the engine features; the final check needs a cost model as well."""

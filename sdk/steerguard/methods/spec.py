@@ -20,6 +20,8 @@ class ArtifactNeed:
     """Family and version range as written in the policy, for example `inferaligner@^1`."""
     type: str
     """Artifact type that the manifest must state, for example `steering_vectors`."""
+    method: str
+    """Method that the manifest must state: tensors of another method mean something else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +34,12 @@ class Footprint:
     """Decoder blocks that the step's own gates read."""
     strength: str
     """Decimal string: what coefficient 1.0 multiplies the artifact's vectors by."""
-    positions: str
-    """Token positions that are changed, as named by the method."""
+    positions: str | None
+    """Token positions that are changed, as named by the method; None where the schedule says it."""
+    schedule: str = "constant"
+    """Which vector a position gets: `constant`, `by_phase` or `by_step`."""
+    steps: int | None = None
+    """How many generated tokens have a vector of their own; `by_step` only."""
 
 
 ArtifactParameters = Mapping[str, Mapping[str, Any]]

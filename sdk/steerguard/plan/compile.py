@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+from steerguard.artifacts.paths import CALIBRATION
+from steerguard.artifacts.probe_params import probe_parts
 from steerguard.errors import BudgetInfeasibleError, CalibrationError, IncompatibleModelError, UnsupportedPlanError
 from steerguard.methods.catalog import method_named
-from steerguard.plan.cost import CostFormula, steering_cost
-from steerguard.plan.plan import Mode, PinnedArtifact, Plan, PlannedDetector, PlannedStep, UnrecognisedPrompt
+from steerguard.plan.cost import CostFormula, SteeredBlock, steering_cost
+from steerguard.plan.plan import (
+    Mode,
+    PinnedArtifact,
+    Plan,
+    PlannedCalibration,
+    PlannedDetector,
+    PlannedStep,
+    UnrecognisedPrompt,
+)
+from steerguard.plan.resolve import ResolvedArtifact
+from steerguard.policy.document import LinearProbeDetector
 from steerguard.policy.failure import Loosening
+from steerguard.policy.rule_documents import CalibratedBound, ScoreCondition
 from steerguard.policy.rules import PlannedBound, PlannedRule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from steerguard.artifacts.calibration import Calibration
     from steerguard.methods.spec import GuidanceSpec
     from steerguard.models.facts import ModelFacts
-    from steerguard.plan.resolve import ResolvedArtifact
     from steerguard.policy.document import Policy
     from steerguard.policy.rule_documents import Bound, Rule
 
@@ -44,20 +56,15 @@ def compile_plan(
         CalibrationError: a `{fpr: x}` threshold cannot be resolved.
         BudgetInfeasibleError: the estimate already exceeds the budget.
         UnsupportedPlanError: the policy asks for what this version cannot execute.
+        ArtifactFormatError: a manifest's `params` are malformed.
     """
     _check_modalities(policy, facts)
     check_supported(policy)
     detectors = tuple(
-        PlannedDetector(
-            id=detector.id,
-            type=detector.type,
-            artifact=_pin(artifacts[detector.artifact]),
-            blocks=tuple(int(block) for block in artifacts[detector.artifact].pin.manifest.params["blocks"]),
-        )
-        for detector in policy.detectors
+        _planned_detector(policy, detector, artifacts[detector.artifact]) for detector in policy.detectors
     )
     steps = tuple(_planned_step(spec, facts, artifacts) for spec in policy.guidance)
-    by_id = {detector.id: artifacts[detector.artifact] for detector in policy.detectors}
+    by_id = {detector.id: (detector, artifacts[detector.artifact]) for detector in policy.detectors}
     rules = tuple(_planned_rule(rule, by_id) for rule in policy.rules)
     cost = _cost(detectors, steps, facts)
     plan = Plan(
@@ -137,8 +144,21 @@ def _pin(artifact: ResolvedArtifact) -> PinnedArtifact:
     )
 
 
+def _planned_detector(policy: Policy, detector: LinearProbeDetector, artifact: ResolvedArtifact) -> PlannedDetector:
+    parts = probe_parts(artifact.pin.manifest)
+    return PlannedDetector(
+        id=detector.id,
+        type=detector.type,
+        artifact=_pin(artifact),
+        blocks=tuple(block for block, _ in parts),
+        over=tuple(over for _, over in parts),
+        calibration=_planned_calibration(policy, detector, artifact),
+    )
+
+
 def _planned_step(spec: GuidanceSpec, facts: ModelFacts, artifacts: Mapping[str, ResolvedArtifact]) -> PlannedStep:
     needs = {need.role: artifacts[need.reference] for need in spec.artifact_needs()}
+    _check_methods(spec, artifacts)
     footprint = spec.footprint({role: artifact.pin.manifest.params for role, artifact in needs.items()})
     if footprint is None:
         raise _unsupported(f"method `{spec.method}`", f"guidance entry `{spec.id}`")
@@ -159,12 +179,47 @@ def _planned_step(spec: GuidanceSpec, facts: ModelFacts, artifacts: Mapping[str,
         blocks=footprint.steered_blocks,
         read_blocks=footprint.read_blocks,
         positions=footprint.positions,
+        schedule=footprint.schedule,
+        schedule_steps=footprint.steps,
         coefficient=repr(float(getattr(spec, "coefficient", 1.0))),
         strength=footprint.strength,
     )
 
 
-def _planned_rule(rule: Rule, detectors: Mapping[str, ResolvedArtifact]) -> PlannedRule:
+def _planned_calibration(
+    policy: Policy, detector: LinearProbeDetector, artifact: ResolvedArtifact
+) -> PlannedCalibration | None:
+    """Return where the detector's rates come from; None when no rule states one, or when there is nothing."""
+    conditions = [rule.when for rule in policy.rules if isinstance(rule.when, ScoreCondition)]
+    scores = [condition.score for condition in conditions if condition.detector == detector.id]
+    if not any(isinstance(bound, CalibratedBound) for score in scores for bound in (score.at_least, score.below)):
+        return None
+    attested = artifact.attested.get(detector.id)
+    if attested is not None:
+        return PlannedCalibration(origin="attestation", digest=attested.digest, n=attested.calibration.n)
+    entry = artifact.pin.manifest.file_entries.get(CALIBRATION)
+    if artifact.calibration is None or entry is None:
+        return None
+    return PlannedCalibration(origin="artifact", digest=f"sha256:{entry.sha256}", n=artifact.calibration.n)
+
+
+_Detectors = Mapping[str, tuple[LinearProbeDetector, ResolvedArtifact]]
+
+
+def _check_methods(spec: GuidanceSpec, artifacts: Mapping[str, ResolvedArtifact]) -> None:
+    for need in spec.artifact_needs():
+        manifest = artifacts[need.reference].pin.manifest
+        if manifest.method != need.method:
+            raise UnsupportedPlanError(
+                f"Guidance entry `{spec.id}` uses method `{spec.method}` with an artifact of another method.",
+                expected=f"an artifact of method `{need.method}`",
+                found=f"{manifest.reference} of method `{manifest.method}`",
+                where=f"guidance entry `{spec.id}`",
+                next_step=f"Write `method: {manifest.method}`, or name an artifact of method `{need.method}`.",
+            )
+
+
+def _planned_rule(rule: Rule, detectors: _Detectors) -> PlannedRule:
     detector = rule.when.detector
     score = rule.when.score
     if detector is None or score is None:
@@ -174,38 +229,63 @@ def _planned_rule(rule: Rule, detectors: Mapping[str, ResolvedArtifact]) -> Plan
     return PlannedRule(
         id=rule.id,
         detector=detector,
-        at_least=_bound(score.at_least, detectors[detector], f"rule `{rule.id}`"),
-        below=_bound(score.below, detectors[detector], f"rule `{rule.id}`"),
+        at_least=_bound(score.at_least, *detectors[detector], f"rule `{rule.id}`"),
+        below=_bound(score.below, *detectors[detector], f"rule `{rule.id}`"),
         action=rule.then.action,
         use=tuple(rule.then.use),
     )
 
 
-def _bound(bound: Bound | None, artifact: ResolvedArtifact, where: str) -> PlannedBound | None:
+def _bound(
+    bound: Bound | None, detector: LinearProbeDetector, artifact: ResolvedArtifact, where: str
+) -> PlannedBound | None:
     if bound is None:
         return None
     if bound.value is not None:
         return PlannedBound(value=float32(bound.value), fpr=None)
+    calibration = _calibration(detector, artifact, where)
+    return PlannedBound(value=float32(calibration.threshold(bound.fpr)), fpr=bound.fpr_text)
+
+
+def _calibration(detector: LinearProbeDetector, artifact: ResolvedArtifact, where: str) -> Calibration:
+    pin = artifact.pin
+    if detector.calibration is not None:
+        attested = artifact.attested.get(detector.id)
+        if attested is None:
+            # Never the artifact's own in place of what the policy names.
+            raise CalibrationError(
+                "The calibration that the policy names was not resolved.",
+                where=f"detector `{detector.id}`",
+                expected=detector.calibration.file,
+                found="nothing",
+                next_step="Resolve the artifacts of this very policy with resolve_artifacts.",
+            )
+        return attested.calibration
     if artifact.calibration is None:
-        pin = artifact.pin
         raise CalibrationError(
             "A calibrated threshold needs a calibration, and the artifact has none.",
-            expected="calibration.json in the artifact",
+            expected="calibration.json in the artifact, or `calibration` in the detector",
             found=f"{pin.family}/{pin.variant}@{pin.version} without one",
             where=where,
             next_step="Write the threshold as {value: x}, or build the artifact with calibration prompts.",
         )
-    return PlannedBound(value=float32(artifact.calibration.threshold(bound.fpr)), fpr=bound.fpr_text)
+    return artifact.calibration
 
 
 def _cost(detectors: tuple[PlannedDetector, ...], steps: tuple[PlannedStep, ...], facts: ModelFacts) -> CostFormula:
     """Return the cost formula; a verdict that needs a block above the first steered one costs a second pass."""
     verdict_blocks = {block for detector in detectors for block in detector.blocks}
-    steered = tuple(block for step in steps for block in step.blocks)
-    passes: Literal[1, 2] = 2 if steered and verdict_blocks and max(verdict_blocks) > min(steered) else 1
-    reads = frozenset(verdict_blocks | {block for step in steps for block in step.read_blocks})
+    steered = tuple(
+        SteeredBlock(block=block, schedule=step.schedule, steps=step.schedule_steps)
+        for step in steps
+        for block in step.blocks
+    )
+    first = min((entry.block for entry in steered), default=None)
+    passes: Literal[1, 2] = 2 if first is not None and verdict_blocks and max(verdict_blocks) > first else 1
+    reads = [block for detector in detectors for block in detector.blocks]
+    reads += [block for step in steps for block in step.read_blocks]
     return steering_cost(
-        passes=passes, read_blocks=reads, steered_blocks=steered, hidden_size=facts.hidden_size, dtype=facts.dtype
+        passes=passes, reads=tuple(reads), steered=steered, hidden_size=facts.hidden_size, dtype=facts.dtype
     )
 
 

@@ -13,6 +13,22 @@ BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SteeredBlock:
+    """One block that one step changes."""
+
+    block: int
+    schedule: str = "constant"
+    """`constant`, `by_phase` or `by_step`."""
+    steps: int | None = None
+    """How many generated tokens have a vector of their own; `by_step` only."""
+
+    @property
+    def vectors(self) -> int:
+        """How many vectors are held for it."""
+        return {"constant": 1, "by_phase": 3}.get(self.schedule, 2 + (self.steps or 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CostFormula:
     """What guidance adds to an unguided request of the same shape."""
 
@@ -21,7 +37,10 @@ class CostFormula:
     hooked_blocks_prefill: int
     """Decoder blocks that are read or changed during prefill."""
     hooked_blocks_open: int
-    """Decoder blocks that are changed in each decode step while any row's gate is open; 0 when none is."""
+    """Decoder blocks that are changed in a decode step while any row's gate is open; 0 when none is.
+
+    A bound: a block that only a `by_step` schedule changes is left alone after the last step.
+    """
     resident_bytes: int
     """Vectors and probes held for as long as the model is wrapped."""
     bytes_per_row: int
@@ -44,8 +63,8 @@ class CostFormula:
 def steering_cost(
     *,
     passes: Literal[1, 2],
-    read_blocks: frozenset[int],
-    steered_blocks: tuple[int, ...],
+    reads: tuple[int, ...],
+    steered: tuple[SteeredBlock, ...],
     hidden_size: int,
     dtype: str,
 ) -> CostFormula:
@@ -53,16 +72,24 @@ def steering_cost(
 
     Args:
         passes: as in `CostFormula`.
-        read_blocks: blocks that any detector or gate reads.
-        steered_blocks: changed blocks, one entry per step and block.
+        reads: block of every weight row of detectors and gates; one that is read in two ways stands twice.
+        steered: changed blocks, one entry per step and block.
         hidden_size: width of the residual stream.
         dtype: floating point type of the residual stream.
     """
     width = BYTES_PER_ELEMENT.get(dtype, 4)
+    blocks = {entry.block for entry in steered}
     return CostFormula(
         passes=passes,
-        hooked_blocks_prefill=len(read_blocks | set(steered_blocks)),
-        hooked_blocks_open=len(set(steered_blocks)),
-        resident_bytes=4 * hidden_size * (len(read_blocks) + len(steered_blocks)),
-        bytes_per_row=width * hidden_size * len(set(steered_blocks)),
+        hooked_blocks_prefill=len(blocks.union(reads)),
+        hooked_blocks_open=len(blocks),
+        resident_bytes=4 * hidden_size * (len(reads) + sum(entry.vectors for entry in steered)),
+        bytes_per_row=width * hidden_size * sum(_states(steered, block) for block in blocks),
     )
+
+
+def _states(steered: tuple[SteeredBlock, ...], block: int) -> int:
+    """Return how many states of one row a block holds: one for what stays the same, one for each step of its own."""
+    entries = [entry for entry in steered if entry.block == block]
+    steady = any(entry.schedule != "by_step" for entry in entries)
+    return int(steady) + max(entry.steps or 0 for entry in entries)

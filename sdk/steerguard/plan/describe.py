@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from steerguard.plan.plan import Plan, PlannedStep
+    from steerguard.plan.plan import Plan, PlannedDetector, PlannedStep
     from steerguard.policy.rules import PlannedBound, PlannedRule
 
 
@@ -17,10 +17,8 @@ def describe(plan: Plan) -> tuple[str, ...]:
         f"Policy {plan.policy_name} {plan.policy_version} in mode {plan.mode} ({plan.policy_digest}).",
         _model(plan),
         *(f"Artifact {pin.reference}, pinned to {pin.digest}." for pin in plan.artifacts),
-        *(
-            f"Detector {detector.id} reads blocks {_blocks(detector.blocks)} at the end of the generation prompt."
-            for detector in plan.detectors
-        ),
+        *(f"Detector {detector.id} reads {_reads(detector)}." for detector in plan.detectors),
+        *(f"Rates of {name} come from {source.words}." for name, source in plan.calibrations.items()),
         *(_rule(rule) for rule in plan.rules),
         f"Otherwise: {plan.default_action}.",
         *(_step(step) for step in plan.steps),
@@ -36,6 +34,15 @@ def _model(plan: Plan) -> str:
         f"Model {facts.name or 'without a name'}: {facts.architecture}, {facts.num_blocks} blocks of width "
         f"{facts.hidden_size}, {facts.dtype}, takes {', '.join(facts.modalities)}."
     )
+
+
+def _reads(detector: PlannedDetector) -> str:
+    parts = tuple(zip(detector.blocks, detector.over, strict=True))
+    ends = tuple(block for block, over in parts if over == "end")
+    means = tuple(block for block, over in parts if over == "prompt_mean")
+    found = [f"blocks {_blocks(ends)} at the end of the generation prompt"] if ends else []
+    found += [f"the prompt mean of blocks {_blocks(means)}"] if means else []
+    return " and ".join(found)
 
 
 def _rule(rule: PlannedRule) -> str:
@@ -56,8 +63,19 @@ def _bound(bound: PlannedBound) -> str:
 def _step(step: PlannedStep) -> str:
     gates = " where the block's own gate opens too" if step.read_blocks else ""
     return (
-        f"Step {step.id}: {step.method} changes blocks {_blocks(step.blocks)} at positions {step.positions}, "
+        f"Step {step.id}: {step.method} changes blocks {_blocks(step.blocks)} {_when(step)}, "
         f"coefficient {step.coefficient} times calibrated strength {step.strength}{gates}."
+    )
+
+
+def _when(step: PlannedStep) -> str:
+    if step.schedule == "constant":
+        return f"at positions {step.positions}"
+    if step.schedule == "by_phase":
+        return "by phase (one vector for the prompt, one for its last token, one for generated tokens)"
+    return (
+        f"by step (one vector for the prompt, one for its last token, one for each of the first {step.schedule_steps} "
+        "generated tokens, none afterwards)"
     )
 
 
@@ -72,10 +90,16 @@ def _cost(plan: Plan) -> Iterator[str]:
         )
     yield (
         f"Hooked blocks: {cost.hooked_blocks_prefill} while the prompt is read; then {cost.hooked_blocks_open} while "
-        "any gate of the batch is open, none otherwise."
+        f"any gate of the batch is open{_ending(plan)}, none otherwise."
     )
     yield "Limits on candidates and added latency bind search methods; this plan only steers."
     yield f"Added memory: {cost.resident_bytes} bytes, and {cost.bytes_per_row} bytes per row of a running request."
+
+
+def _ending(plan: Plan) -> str:
+    """Say when hooks go although gates stay open."""
+    by_step = [step.schedule_steps or 0 for step in plan.steps if step.schedule == "by_step"]
+    return f" (blocks that only follow steps: for {max(by_step)} generated tokens at most)" if by_step else ""
 
 
 def _blocks(blocks: tuple[int, ...]) -> str:

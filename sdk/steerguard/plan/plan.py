@@ -10,6 +10,7 @@ from steerguard.canonical import digest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from steerguard.artifacts.probe_params import Over
     from steerguard.decision import Action
     from steerguard.methods.spec import GuidanceSpec
     from steerguard.models.facts import ModelFacts
@@ -37,13 +38,36 @@ class PinnedArtifact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCalibration:
+    """Where the thresholds of one detector come from, when they are rates."""
+
+    origin: Literal["artifact", "attestation"]
+    """`artifact`: its own `calibration.json`; `attestation`: the file that the policy names."""
+    digest: str
+    """`sha256:<hex>` over the bytes of that file."""
+    n: int
+    """Number of benign scores."""
+
+    @property
+    def words(self) -> str:
+        """What it is, for people."""
+        whose = "the artifact's own calibration" if self.origin == "artifact" else "the policy's calibration"
+        return f"{whose} on {self.n} benign prompts, {self.digest}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedDetector:
-    """One detector and the blocks that it reads."""
+    """One detector and the parts that it reads."""
 
     id: str
     type: str
     artifact: PinnedArtifact
     blocks: tuple[int, ...]
+    """Block of each part."""
+    over: tuple[Over, ...]
+    """Which hidden state of its block each part reads: `end` of the generation prompt, or `prompt_mean`."""
+    calibration: PlannedCalibration | None = None
+    """None when every threshold is a raw score."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +83,12 @@ class PlannedStep:
     """Steered decoder blocks."""
     read_blocks: tuple[int, ...]
     """Blocks that the step's own gates read."""
-    positions: str
+    positions: str | None
+    """Token positions of a constant vector; None where the schedule says which vector each position gets."""
+    schedule: str
+    """`constant`, `by_phase` or `by_step`."""
+    schedule_steps: int | None
+    """How many generated tokens have a vector of their own; `by_step` only."""
     coefficient: str
     strength: str
 
@@ -108,6 +137,11 @@ class Plan:
         found = [detector.artifact for detector in self.detectors]
         found += [pin for step in self.steps for pin in step.artifacts.values()]
         return tuple(dict.fromkeys(found))
+
+    @property
+    def calibrations(self) -> dict[str, PlannedCalibration]:
+        """The calibrations that thresholds come from, by detector id."""
+        return {entry.id: entry.calibration for entry in self.detectors if entry.calibration is not None}
 
     def document(self) -> dict[str, Any]:
         """Return the plan as JSON data; numbers that are not integers are decimal strings."""

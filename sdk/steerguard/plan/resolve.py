@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,12 @@ from steerguard.artifacts.reference import parse_reference
 from steerguard.canonical import sha256_hex
 from steerguard.content import shipped_recipes
 from steerguard.errors import ArtifactFormatError, ArtifactIntegrityError, IncompatibleModelError, MissingVariantError
+from steerguard.plan.attested import AttestedCalibration, attested_calibrations
 from steerguard.registry.resolve import pinned_variants, store_for
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from steerguard.models.facts import ModelFacts
     from steerguard.policy.document import Policy
     from steerguard.registry.store import ArtifactStore, PinnedManifest
@@ -32,6 +35,9 @@ class ResolvedArtifact:
     store: ArtifactStore
     """Where its bytes are read from."""
     calibration: Calibration | None
+    """The artifact's own; None when it has none."""
+    attested: Mapping[str, AttestedCalibration] = field(default_factory=dict)
+    """What the policy puts in its place, by detector id."""
 
 
 def resolve_artifacts(policy: Policy, facts: ModelFacts, store: ArtifactStore) -> dict[str, ResolvedArtifact]:
@@ -43,16 +49,35 @@ def resolve_artifacts(policy: Policy, facts: ModelFacts, store: ArtifactStore) -
         ArtifactNotFoundError: the store has no such family or no version in the range.
         MissingVariantError: no variant was made for this model.
         ArtifactFormatError: the chosen artifact is of another type than the policy uses it as.
-        ArtifactIntegrityError: the calibration differs from its digest.
+        ArtifactIntegrityError: a calibration differs from its digest.
+        CalibrationError: a calibration that the policy names is absent, or of another artifact or other weights.
     """
     wanted = {detector.artifact: "probe" for detector in policy.detectors}
     for step in policy.guidance:
         for need in step.artifact_needs():
             wanted.setdefault(need.reference, need.type)
-    return {reference: _resolve(reference, kind, facts, store) for reference, kind in wanted.items()}
+    found = {reference: resolve_reference(reference, kind, facts, store) for reference, kind in wanted.items()}
+    return {
+        reference: replace(artifact, attested=attested_calibrations(policy, reference, artifact.pin, facts))
+        for reference, artifact in found.items()
+    }
 
 
-def _resolve(reference: str, kind: str, facts: ModelFacts, store: ArtifactStore) -> ResolvedArtifact:
+def resolve_reference(reference: str, kind: str, facts: ModelFacts, store: ArtifactStore) -> ResolvedArtifact:
+    """Return the variant of one reference that fits the model, the highest version first.
+
+    Args:
+        reference: family, perhaps variant, and version range.
+        kind: type that the artifact must be of.
+        facts: the model.
+        store: where artifacts come from.
+
+    Raises:
+        ArtifactNotFoundError: the store has no such family or no version in the range.
+        MissingVariantError: no variant was made for this model.
+        ArtifactFormatError: the chosen artifact is of another type.
+        ArtifactIntegrityError: the calibration differs from its digest.
+    """
     misfits: list[str] = []
     parsed = parse_reference(reference)
     source = store_for(parsed, store)

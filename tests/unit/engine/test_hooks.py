@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from steerguard.engine.active import activity
-from steerguard.engine.hooks import BlockHooks, adding_hook, reading_hook
+from steerguard.engine.hooks import BlockHooks, adding_hook, reading_hook, stepping_hook
 
 
 class Request:
@@ -112,3 +112,31 @@ def test_only_the_measuring_hook_sees_the_width_of_a_pass():
         adding_hook(request, 1, torch.ones(2, 1, 4), passes, measures=True)(None, (), torch.zeros(2, 3, 4))
         adding_hook(request, 2, torch.ones(2, 1, 4), passes, measures=False)(None, (), torch.zeros(2, 3, 4))
     assert passes == {1: 3, 2: 1}
+
+
+@pytest.mark.parametrize("rest", [None, torch.full((2, 1, 4), 9.0)], ids=["nothing after", "a constant after"])
+@pytest.mark.parametrize("in_tuple", [False, True], ids=["tensor", "tuple"])
+def test_a_stepping_hook_adds_one_tensor_after_the_other_for_its_own_request_only(rest, in_tuple):
+    request, passes, kept = Request(), {1: 0}, object()
+    hidden = torch.zeros(2, 1, 4)
+    output = (hidden, kept) if in_tuple else hidden
+    hook = stepping_hook(request, 1, [torch.full((2, 1, 4), float(step)) for step in (1, 2)], rest, passes)
+    assert hook(None, (), output) is None
+    with activity(Request()):
+        assert hook(None, (), output) is None
+    assert passes == {1: 0}
+    found = []
+    with activity(request):
+        for _ in range(4):
+            changed = hook(None, (), output)
+            assert changed is None or not in_tuple or changed[1] is kept
+            found.append(None if changed is None else (changed[0] if in_tuple else changed).unique().item())
+    assert found == [1, 2, *([None, None] if rest is None else [9, 9])]
+    assert passes == {1: 4}
+
+
+def test_a_stepping_hook_counts_every_position_of_a_pass():
+    request, passes = Request(), {1: 0}
+    with activity(request):
+        stepping_hook(request, 1, [torch.ones(2, 1, 4)], None, passes)(None, (), torch.zeros(2, 3, 4))
+    assert passes == {1: 3}

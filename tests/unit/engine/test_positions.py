@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerguard.engine.positions import changes_decode, expected_positions, position_mask
+from steerguard.engine.positions import changes_decode, expected_in_rule, position_mask
 
 POSITIONS = ("all", "last_prompt_token_and_decode", "decode", "prefill")
 
@@ -21,6 +21,6 @@ def test_the_mask_and_the_count_agree_at_every_end(positions, attention, fed_bac
             ends=torch.tensor([end]),
             width=len(attention) + fed_back,
         )
-        assert mask.sum().item() == expected_positions(positions, attention=attention, end=end, fed_back=fed_back)
+        assert mask.sum().item() == expected_in_rule(positions, attention=attention, end=end, fed_back=fed_back)
         assert not mask[0, : len(attention)][~torch.tensor(attention, dtype=torch.bool)].any()
         assert mask[0, len(attention) :].all().item() == (changes_decode(positions) or fed_back == 0)

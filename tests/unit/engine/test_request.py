@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.guarded_models import guarded, policy, prompts, run, shared_model
+from tests.guarded_models import SCHEDULES, guarded, policy, prompts, registry_for, run, shared_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from steerguard.engine.active import activity
@@ -59,9 +59,11 @@ def _decode(wrapped, request, hidden):
                 assert hook(None, (), hidden) is not None
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("settings", ["coefficient: 4.0", "coefficient: 4.0, gate: per_block"])
-def test_the_whole_path_of_a_decode_step_never_waits_for_the_device(settings):
-    with guarded(shared_model(), policy(0.0, settings=settings)) as wrapped:
+def test_the_whole_path_of_a_decode_step_never_waits_for_the_device(settings, schedule):
+    registry = registry_for(shared_model(), schedule=schedule)
+    with guarded(shared_model(), policy(0.0, settings=settings), registry=registry) as wrapped:
         request = _request(wrapped, prompts(8))
         loop = GuidedLoop(wrapped.guard._engine, request, samples=True)
         loop.start()
@@ -70,7 +72,7 @@ def test_the_whole_path_of_a_decode_step_never_waits_for_the_device(settings):
         loop.on_logits(logits)
         assert wrapped.guard.hooked_blocks
         with NoWaiting():
-            for _ in range(3):
+            for _ in range(5):
                 _decode(wrapped, request, torch.ones(8, 1, 32))
                 loop.on_logits(logits)
                 loop.newly_refused()
@@ -79,9 +81,11 @@ def test_the_whole_path_of_a_decode_step_never_waits_for_the_device(settings):
             bool(torch.ones(1) > 0)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_closed_row_of_a_decode_step_keeps_every_bit_negative_zero_included(dtype):
-    with guarded(shared_model(), policy(0.0)) as wrapped:
+def test_a_closed_row_of_a_decode_step_keeps_every_bit_negative_zero_included(dtype, schedule):
+    registry = registry_for(shared_model(), schedule=schedule)
+    with guarded(shared_model(), policy(0.0), registry=registry) as wrapped:
         request = _request(wrapped, prompts(8))
         _prefill(request, dtype=dtype)
         opened = request.open["steer"]

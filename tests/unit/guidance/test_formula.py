@@ -37,7 +37,7 @@ def test_gate_bias_is_minus_the_mean_projection_of_balanced_classes():
 
 def test_mean_difference_probe_is_the_gate_of_the_paper():
     harmful, benign = samples(1, 9) + 2, samples(2, 9)
-    probe = fit_probe(harmful, benign, (4, 5, 6), "mean_difference")
+    probe = fit_probe(harmful, benign, [(4, "end"), (5, "end"), (6, "end")], "mean_difference")
     directions = unit_rows(mean_difference(harmful, benign))
     assert torch.equal(probe.weight, directions)
     assert torch.equal(probe.bias, midpoint_bias(directions, harmful, benign))

@@ -20,8 +20,9 @@ from tests.guarded_models import (
 )
 
 from steerguard.errors import ArtifactFormatError
-from steerguard.guidance.inferaligner.bind import VECTORS_FILE, bind
+from steerguard.guidance.inferaligner.bind import bind
 from steerguard.guidance.intervention import LinearGate, VerdictGate
+from steerguard.guidance.vector_schedules import VECTORS_FILE
 
 STRENGTH, COEFFICIENT = 0.75, 3.0
 
@@ -169,8 +170,8 @@ def _step(**changes):
 def _artifact(**changes):
     tensors = {"theta": torch.ones(4, 8), "srv": torch.ones(4, 8), "gate_bias": torch.arange(4.0), **changes}
     tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    base = SimpleNamespace(num_blocks=4, hidden_size=8)
-    return {"vectors": SimpleNamespace(tensors={VECTORS_FILE: tensors}, manifest=SimpleNamespace(base=base))}
+    manifest = SimpleNamespace(base=SimpleNamespace(num_blocks=4, hidden_size=8), params={})
+    return {"vectors": SimpleNamespace(tensors={VECTORS_FILE: tensors}, manifest=manifest)}
 
 
 def test_bind_declares_one_intervention_per_block():
@@ -180,7 +181,7 @@ def test_bind_declares_one_intervention_per_block():
         (2, "resid_post", "steer/block 2"),
     ]
     assert all(isinstance(item.gate, VerdictGate) for item in found)
-    assert all(torch.equal(item.vector, torch.ones(8)) for item in found)
+    assert all(torch.equal(item.schedule.vector, torch.ones(8)) for item in found)
 
 
 def test_bind_gives_per_block_gates_their_own_bias():

@@ -14,12 +14,12 @@ def spec(**changes: Any) -> InferAlignerSpec:
 
 
 def test_needs_the_steering_vectors() -> None:
-    need = ArtifactNeed(role="vectors", reference="inferaligner@^1", type="steering_vectors")
+    need = ArtifactNeed(role="vectors", reference="inferaligner@^1", type="steering_vectors", method="inferaligner")
     assert spec().artifact_needs() == (need,)
 
 
 def test_linear_gates_are_needed_only_per_block() -> None:
-    assert spec().features() == {"operator.add", "schedule.constant", "hook.resid_post", "gate.verdict"}
+    assert spec().features() == {"operator.add", "hook.resid_post", "gate.verdict"}
     assert spec(gate="per_block").features() - spec().features() == {"gate.linear"}
 
 

@@ -9,7 +9,17 @@ import subprocess
 import sys
 
 import pytest
-from tests.guarded_models import guarded, policy, prompts, registry_for, run, shared_model, tokenizer
+from tests.guarded_models import (
+    FAMILIES,
+    SCHEDULES,
+    guarded,
+    policy,
+    prompts,
+    registry_for,
+    run,
+    shared_model,
+    tokenizer,
+)
 
 from steerguard.canonical import canonical_bytes
 from steerguard.engine.program import bind_program
@@ -21,16 +31,18 @@ from steerguard.errors import (
 )
 from steerguard.models.inspect import inspect_model
 from steerguard.plan.compile import compile_plan, float32
-from steerguard.plan.cost import steering_cost
+from steerguard.plan.cost import SteeredBlock, steering_cost
+from steerguard.plan.describe import describe
 from steerguard.plan.resolve import resolve_artifacts
+from steerguard.policy.document import Policy
 
 ALWAYS = "rules:\n  - {id: r, when: {always: true}, then: {action: guide, use: [steer]}}\ndefault: {action: allow}"
 
 
-def _plan(document, architecture="llama", **settings):
+def _plan(document, architecture="llama", *, schedule="constant", **settings):
     model = shared_model(architecture)
     facts = inspect_model(model, tokenizer())
-    resolved = resolve_artifacts(document, facts, registry_for(model))
+    resolved = resolve_artifacts(document, facts, registry_for(model, schedule=schedule))
     return compile_plan(document, facts, resolved, **settings)
 
 
@@ -161,6 +173,7 @@ PRINT_DIGEST = """
 from tests.guarded_models import policy, registry_for, shared_model, tokenizer
 from steerguard.models.inspect import inspect_model
 from steerguard.plan.compile import compile_plan
+from steerguard.plan.describe import describe
 from steerguard.plan.resolve import resolve_artifacts
 model = shared_model()
 facts = inspect_model(model, tokenizer())
@@ -179,12 +192,58 @@ def test_the_digest_of_a_plan_is_the_same_in_another_process():
 
 def test_the_cost_formula_counts_blocks_bytes_and_nothing_twice():
     cost = steering_cost(
-        passes=1, read_blocks=frozenset({0, 1}), steered_blocks=(1, 2, 2), hidden_size=32, dtype="bfloat16"
+        passes=1,
+        reads=(0, 1),
+        steered=tuple(SteeredBlock(block=block) for block in (1, 2, 2)),
+        hidden_size=32,
+        dtype="bfloat16",
     )
     assert (cost.hooked_blocks_prefill, cost.hooked_blocks_open) == (3, 2)
     assert cost.resident_bytes == 4 * 32 * 5
     assert cost.bytes_per_row == 2 * 32 * 2
     assert cost.extra_bytes(10) == cost.resident_bytes + 10 * cost.bytes_per_row
+
+
+def test_the_cost_formula_counts_every_vector_of_a_schedule_and_every_state_of_its_steps():
+    def cost(*steered):
+        return steering_cost(passes=1, reads=(0,), steered=steered, hidden_size=32, dtype="float32")
+
+    by_step = SteeredBlock(block=1, schedule="by_step", steps=13)
+    by_phase = SteeredBlock(block=1, schedule="by_phase")
+    assert cost(by_step).resident_bytes == 4 * 32 * (1 + 15)
+    assert cost(by_step).bytes_per_row == 4 * 32 * 13
+    assert cost(by_phase).resident_bytes == 4 * 32 * (1 + 3)
+    assert cost(by_phase).bytes_per_row == 4 * 32
+    both = cost(by_step, by_phase, SteeredBlock(block=2))
+    assert both.resident_bytes == 4 * 32 * (1 + 15 + 3 + 1)
+    assert both.bytes_per_row == 4 * 32 * (13 + 1 + 1)
+    assert both.hooked_blocks_open == 2
+
+
+def test_a_plan_holds_and_tells_the_schedule_of_its_artifact():
+    document = policy(settings="coefficient: 1.5")
+    steps = {schedule: _plan(document, schedule=schedule).steps[0] for schedule in SCHEDULES}
+    assert [(step.schedule, step.schedule_steps, step.positions) for step in steps.values()] == [
+        ("constant", None, "all"),
+        ("by_phase", None, None),
+        ("by_step", 3, None),
+    ]
+    told = {schedule: "\n".join(describe(_plan(document, schedule=schedule))) for schedule in SCHEDULES}
+    assert "at positions all, coefficient 1.5" in told["constant"]
+    assert "by phase (one vector for the prompt" in told["by_phase"]
+    assert "each of the first 3 generated tokens, none afterwards" in told["by_step"]
+    assert "for 3 generated tokens at most" in told["by_step"]
+    assert "tokens at most" not in told["by_phase"]
+    assert len({_plan(document, schedule=schedule).digest for schedule in SCHEDULES}) == 3
+
+
+@pytest.mark.parametrize("method", FAMILIES)
+def test_an_artifact_of_another_method_is_refused_and_the_right_method_named(method):
+    (other,) = set(FAMILIES) - {method}
+    document = policy(method=method, more="").document()
+    document["guidance"][0]["artifact"] = f"{FAMILIES[other]}@^1"
+    with pytest.raises(UnsupportedPlanError, match=f"Write `method: {other}`"):
+        _plan(Policy.model_validate_json(json.dumps(document)))
 
 
 def test_measured_forward_tokens_equal_the_formula():

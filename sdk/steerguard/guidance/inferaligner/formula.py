@@ -63,14 +63,3 @@ def alignment_difference(ssv: Tensor, srv: Tensor, blocks: tuple[int, ...]) -> T
     chosen = list(blocks)
     theta[chosen] = (ssv.double()[chosen] - srv.double()[chosen]).float()
     return theta
-
-
-def shift(theta: Tensor, *, strength: float, coefficient: float) -> Tensor:
-    """Return what is added to the residual stream of an open row: `coefficient * strength * theta`.
-
-    Args:
-        theta: float32 `[width]`, raw safety steering vector of one block.
-        strength: what coefficient 1.0 stands for, from the artifact.
-        coefficient: from the policy.
-    """
-    return theta.float() * (strength * coefficient)

@@ -1,0 +1,149 @@
+"""What the interventions of one request add, and where: in passes over all columns and in decode steps with a cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from steerguard.engine.positions import position_mask
+from steerguard.engine.schedules import Parts, parts_of, position_numbers, steady_vector
+from steerguard.guidance.intervention import ByPhase, ByStep, Constant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from steerguard.guidance.intervention import Intervention, Positions
+
+NEGATIVE_ZERO = -0.0
+
+
+class Additions:
+    """Vectors and positions of one request; knows no gate but those that it is given.
+
+    Args:
+        prompt_mask: bool `[rows, prompt width]`, False at padding.
+        ends: int64 `[rows]`, column of the end of the generation prompt.
+    """
+
+    def __init__(self, prompt_mask: Tensor, ends: Tensor) -> None:
+        self._prompt_mask = prompt_mask
+        self._ends = ends
+        self._parts: dict[Intervention, Parts] = {}
+        self._masks: dict[tuple[Positions, int, torch.device], Tensor] = {}
+        self._numbers: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
+        self._stepped: dict[Intervention, Tensor] = {}
+
+    def in_pass(self, intervention: Intervention, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where a pass over all columns changes something, and what it adds there.
+
+        Args:
+            intervention: one of the request.
+            hidden: `[rows, columns, width]`.
+
+        Returns:
+            bool `[rows, columns]`, and `[width]` or `[rows, columns, width]` of the device and type of `hidden`.
+        """
+        schedule, width, device = intervention.schedule, hidden.shape[1], hidden.device
+        if isinstance(schedule, Constant):
+            mask = self._mask(schedule.positions, width, device)
+            return mask, schedule.vector.to(device=device, dtype=hidden.dtype)
+        numbers, present = self._positions(width, device)
+        active, added = self._table(intervention, schedule, hidden).at(numbers)
+        return present & active, added
+
+    def passes_left(self, intervention: Intervention, gate: Tensor) -> int:
+        """Return how many decode passes have a step of their own in some open row; waits for the device.
+
+        Args:
+            intervention: one of the request.
+            gate: bool `[rows]`, its open rows.
+        """
+        if not isinstance(intervention.schedule, ByStep):
+            return 0
+        prefilled = self._fed_back(1, gate.device)[:, 0] - 1
+        left = torch.where(gate, len(intervention.schedule.steps) - prefilled, 0)
+        return int(left.clamp(min=0).max())
+
+    def steady(self, gates: Mapping[Intervention, Tensor], like: Tensor) -> Tensor:
+        """Return what one block adds in every decode step, `[rows, 1, width]`; exactly negative zero in closed rows.
+
+        Args:
+            gates: bool `[rows]` by intervention of the block.
+            like: tells device, type and width: `[..., width]`.
+        """
+        total = self._nothing(1, like)
+        for intervention, gate in gates.items():
+            vector = steady_vector(intervention.schedule)
+            if vector is not None:
+                added = total + vector.to(device=like.device, dtype=like.dtype)
+                total = torch.where(gate[:, None, None], added, total)
+        return total
+
+    def stepped(self, gates: Mapping[Intervention, Tensor], like: Tensor, *, passes: int) -> Sequence[Tensor]:
+        """Return what one block adds in each of the first decode steps, each like `steady`.
+
+        Args:
+            gates: bool `[rows]` by intervention of the block.
+            like: tells device, type and width: `[..., width]`.
+            passes: how many decode steps.
+        """
+        numbers = self._fed_back(passes, like.device)
+        total = self._nothing(passes, like)
+        for intervention, gate in gates.items():
+            schedule, mask = intervention.schedule, gate[:, None]
+            if isinstance(schedule, ByStep):
+                active, added = self._table(intervention, schedule, like).at(numbers)
+                self._stepped[intervention] = active
+                mask = mask & active
+            else:
+                added = self.steady({intervention: gate}, like)
+            total = torch.where(mask[:, :, None], total + added, total)
+        return total.transpose(0, 1).unsqueeze(2).contiguous().unbind(0)
+
+    def changed_in_decode(self, intervention: Intervention, *, passes: int) -> list[int]:
+        """Return per row how many positions that many decode steps changed, were its gate open; waits for the device."""
+        rows = self._prompt_mask.shape[0]
+        if isinstance(intervention.schedule, ByStep):
+            active = self._stepped.get(intervention)
+            return [0] * rows if active is None else active[:, :passes].sum(dim=1).tolist()
+        return [passes if steady_vector(intervention.schedule) is not None else 0] * rows
+
+    def forget_prompt(self) -> None:
+        """Let go of what only passes over all columns need."""
+        self._parts.clear()
+        self._masks.clear()
+        self._numbers.clear()
+
+    def _nothing(self, passes: int, like: Tensor) -> Tensor:
+        shape = (self._prompt_mask.shape[0], passes, like.shape[-1])
+        return torch.full(shape, NEGATIVE_ZERO, device=like.device, dtype=like.dtype)
+
+    def _table(self, intervention: Intervention, schedule: ByPhase | ByStep, like: Tensor) -> Parts:
+        if intervention not in self._parts:
+            self._parts[intervention] = parts_of(schedule, like=like)
+        return self._parts[intervention]
+
+    def _mask(self, positions: Positions, width: int, device: torch.device) -> Tensor:
+        key = (positions, width, device)
+        if key not in self._masks:
+            # Without a cache every pass is one column wider, and the narrower ones are over.
+            self._masks = {old: mask for old, mask in self._masks.items() if old[1] == width}
+            prompt_mask, ends = self._prompt_mask.to(device), self._ends.to(device)
+            self._masks[key] = position_mask(positions, prompt_mask=prompt_mask, ends=ends, width=width)
+        return self._masks[key]
+
+    def _positions(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        key = (width, device)
+        if key not in self._numbers:
+            self._numbers = {old: found for old, found in self._numbers.items() if old[0] == width}
+            prompt_mask, ends = self._prompt_mask.to(device), self._ends.to(device)
+            self._numbers[key] = position_numbers(prompt_mask=prompt_mask, ends=ends, width=width)
+        return self._numbers[key]
+
+    def _fed_back(self, passes: int, device: torch.device) -> Tensor:
+        """Return the position numbers of the first generated columns, int64 `[rows, passes]`."""
+        width = self._prompt_mask.shape[1]
+        return self._positions(width + passes, device)[0][:, width:]

@@ -1,0 +1,97 @@
+"""What a schedule adds at which position; on tensors and, independently, on the host.
+
+A position is told from its number: 0 at the end of the generation prompt, -1, -2, ... before it, 1, 2, ... behind it,
+padding not counted. Token t of the answer, prefilled or generated, has the number t + 1 in every row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from steerguard.engine.positions import changes_decode, expected_in_rule
+from steerguard.guidance.intervention import ByPhase, ByStep, Constant
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from steerguard.guidance.intervention import Schedule
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """The vectors of a schedule in one table: prompt, last prompt token, answer tokens, nothing."""
+
+    table: Tensor
+    """`[parts, width]`; zeros where nothing is added."""
+    active: Tensor
+    """bool `[parts]`."""
+    top: int
+    """Position numbers above this one count as this one."""
+
+    def at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return where something is added, bool, and what, one vector for each position number."""
+        index = numbers.clamp(-1, self.top) + 1
+        return self.active[index], self.table[index]
+
+
+def parts_of(schedule: ByPhase | ByStep, *, like: Tensor) -> Parts:
+    """Return the table of a schedule, with the device and type of `like` (`[..., width]`)."""
+    answer = (schedule.decode,) if isinstance(schedule, ByPhase) else (*schedule.steps, None)
+    parts = (schedule.prompt, schedule.last, *answer)
+    nothing = torch.zeros(like.shape[-1])
+    table = torch.stack([nothing if part is None else part for part in parts])
+    active = torch.tensor([part is not None for part in parts])
+    return Parts(table=table.to(device=like.device, dtype=like.dtype), active=active.to(like.device), top=len(answer))
+
+
+def position_numbers(*, prompt_mask: Tensor, ends: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Return what position each column of a forward pass over columns 0 to `width` is.
+
+    Args:
+        prompt_mask: bool `[rows, prompt width]`, False at padding.
+        ends: int64 `[rows]`, column of the end of the generation prompt.
+        width: number of columns, at least the prompt width.
+
+    Returns:
+        The numbers, int64 `[rows, width]`, and where there is a token at all, bool `[rows, width]`.
+    """
+    rows, prompt_width = prompt_mask.shape
+    present = torch.ones((rows, width), dtype=torch.bool, device=prompt_mask.device)
+    present[:, :prompt_width] = prompt_mask
+    counted = present.long().cumsum(dim=1)
+    return counted - counted.gather(1, ends[:, None]), present
+
+
+def steady_vector(schedule: Schedule) -> Tensor | None:
+    """Return what every generated token gets alike; None when they get nothing or differ."""
+    if isinstance(schedule, Constant):
+        return schedule.vector if changes_decode(schedule.positions) else None
+    return schedule.decode if isinstance(schedule, ByPhase) else None
+
+
+def changes_answer(schedule: Schedule) -> bool:
+    """Return whether any generated token is changed when it is fed back."""
+    return bool(schedule.steps) if isinstance(schedule, ByStep) else steady_vector(schedule) is not None
+
+
+def expected_positions(schedule: Schedule, *, attention: list[int], end: int, fed_back: int) -> int:
+    """Return how many positions of one open row must have been changed, from the returned sequence alone.
+
+    Args:
+        schedule: the schedule.
+        attention: 1 or 0 per prompt column.
+        end: column of the end of the generation prompt.
+        fed_back: generated tokens that went through the model, padding of finished rows included.
+    """
+    if isinstance(schedule, Constant):
+        return expected_in_rule(schedule.positions, attention=attention, end=end, fed_back=fed_back)
+    answer = sum(attention[end + 1 :]) + fed_back
+    if isinstance(schedule, ByPhase):
+        in_answer = 0 if schedule.decode is None else answer
+    else:
+        in_answer = sum(step is not None for step in schedule.steps[:answer])
+    before = 0 if schedule.prompt is None else sum(attention[:end])
+    return before + (0 if schedule.last is None else 1) + in_answer
