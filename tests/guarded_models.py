@@ -19,6 +19,9 @@ from steerguard.policy.load import parse_policy
 from steerguard.testing import MemorySink, tiny_model, tiny_registry, tiny_tokenizer
 
 ARCHITECTURES = ("llama", "qwen2", "gemma", "gpt2", "mistral", "phi", "mixtral", "llava")
+FAMILIES = {"inferaligner": "inferaligner", "fitted_refusal": "refusal-vectors"}
+"""Family of each method's vectors in the registries of tests."""
+SCHEDULES = ("constant", "by_phase", "by_step")
 TEMPLATE = "I cannot help with that."
 CONTENTS = (
     "hello there",
@@ -79,6 +82,7 @@ def policy(
     rules: str | None = None,
     more: str = "",
     detector: bool = True,
+    method: str = "inferaligner",
 ):
     """A policy with one detector `d`, one step `steer` and one rule `r`; a text threshold is a bound as written."""
     bound = threshold if isinstance(threshold, str) else f"{{value: {float(threshold):.9f}}}"
@@ -97,7 +101,8 @@ default: {{action: allow}}"""
         if detector
         else ""
     )
-    guidance = f"guidance:\n  - {{id: steer, method: inferaligner, artifact: inferaligner@^1, {settings}}}\n"
+    artifact = f"{FAMILIES[method]}@^1"
+    guidance = f"guidance:\n  - {{id: steer, method: {method}, artifact: {artifact}, {settings}}}\n"
     return parse_policy(
         f"""
 apiVersion: steerguard/v1alpha1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,11 @@ import typer
 from steerguard.errors import BuildError, RecipeError, SteerguardError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.progress import Progress
+
+    from steerguard.build.recipe import Recipe
 
 _PACKAGED = "packaged:smollm2"
 
@@ -23,6 +26,17 @@ _Registry = Annotated[Path | None, typer.Option("--registry", help="Local regist
 _Figures = Annotated[Path | None, typer.Option("--figures", help="Figures that benchmarks/effect.py wrote.")]
 _Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for step results (default: the user cache).")]
 
+_Variant = Annotated[
+    str | None, typer.Option("--variant", help="Name of the artifact's variant, for a model of yours.")
+]
+_Scale = Annotated[bool, typer.Option("--scale-blocks", help="Scale every list of blocks to the model's depth.")]
+_Repo = Annotated[
+    str | None, typer.Option("--base-repo", help="Where the model comes from (default: the folder's name).")
+]
+_Source = Annotated[
+    str | None, typer.Option("--base-source", help="Which weights exactly (default: the folder's name).")
+]
+
 
 def build(
     recipe: _Recipe,
@@ -31,16 +45,32 @@ def build(
     registry: _Registry = None,
     figures: _Figures = None,
     cache: _Cache = None,
+    variant: _Variant = None,
+    scale_blocks: _Scale = False,
+    base_repo: _Repo = None,
+    base_source: _Source = None,
 ) -> None:
     """Build an artifact from a recipe; a killed build continues where it stopped."""
     # These take time to import, and `--help` must stay quick.
     import platformdirs
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     console = Console(highlight=False)
     bars = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
     )
     try:
         # Read the recipe before torch is loaded: a wrong field is said at once.
@@ -49,11 +79,14 @@ def build(
         parsed = load_recipe(_recipe_path(recipe))
         if out.exists():
             raise BuildError("The output folder exists already.", where=out, next_step="choose a new folder")
+        _check_names(variant, scale_blocks=scale_blocks, base=(base_repo, base_source))
         from steerguard.build.artifact import build_artifact
         from steerguard.build.figures import effect_of
 
         effect = None if figures is None else effect_of(figures, parsed.document.metadata.family)
         loaded, tokenizer = _load(model)
+        if variant is not None:
+            parsed = _adapted(parsed, loaded, model, variant, scale_blocks=scale_blocks, base=(base_repo, base_source))
         with bars:
             built = build_artifact(
                 parsed,
@@ -67,7 +100,7 @@ def build(
         for figure in built.figures:
             console.print(f"{figure['title']} ({figure['set']}): {figure['value']}, n = {figure['n']}", markup=False)
         if built.reused_steps:
-            console.print(f"from the cache: {', '.join(built.reused_steps)}", markup=False)
+            console.print(f"from the cache: {_counted(built.reused_steps)}", markup=False)
         console.print(f"{built.folder}  {built.digest}", markup=False)
         if registry is not None:
             from steerguard.registry.local import LocalDirectory
@@ -89,6 +122,39 @@ class _Bars:
         """Add a bar and return the function that moves it."""
         task = self._bars.add_task(name, total=total)
         return lambda done: self._bars.update(task, completed=done)
+
+
+def _counted(steps: Sequence[str]) -> str:
+    counts = Counter(steps)
+    return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in counts.items())
+
+
+def _check_names(variant: str | None, *, scale_blocks: bool, base: tuple[str | None, str | None]) -> None:
+    if variant is None and (scale_blocks or any(base)):
+        raise BuildError(
+            "A build for another model needs a name of its own.",
+            where="--variant",
+            expected="--variant NAME beside --scale-blocks, --base-repo and --base-source",
+            found="nothing",
+        )
+
+
+def _adapted(
+    recipe: Recipe, model: Any, source: str, variant: str, *, scale_blocks: bool, base: tuple[str | None, str | None]
+) -> Recipe:
+    from steerguard.build.adapted_recipe import adapted_recipe
+    from steerguard.models.blocks import decoder_blocks
+
+    known = recipe.document.base
+    # A path of this machine would say nothing to anybody else.
+    repo, weights = (known.repo, known.source) if source == _PACKAGED else (Path(source).resolve().name,) * 2
+    return adapted_recipe(
+        recipe,
+        variant=variant,
+        repo=base[0] or repo,
+        source=base[1] or weights,
+        num_blocks=len(decoder_blocks(model)) if scale_blocks else None,
+    )
 
 
 def _recipe_path(name: str) -> Path:

@@ -14,6 +14,8 @@ GROUPS = {
     "registry": "List, show and verify artifacts.",
     "audit": "Check audit logs and show what was decided.",
     "build": "Build an artifact from a recipe.",
+    "calibrate": "Make thresholds for a probe from your own benign prompts.",
+    "evaluate": "Measure policies on prompt files, against the model without guidance.",
     "demo": "Compare guided and unguided answers of a small real model.",
 }
 """Command, and what it does; module `steerguard.cli.<command>` has it as `app`, or as a function of that name."""

@@ -82,3 +82,37 @@ def test_a_missing_model_folder_is_refused(folder):
     result = run(folder, "--model", str(folder / "absent"))
     assert result.exit_code == 1
     assert "model folder" in result.output
+
+
+def test_a_recipe_is_scaled_to_the_model_and_recorded_so(folder):
+    deep = RECIPE.replace("blocks: [0, 1]", "blocks: [2, 5]").replace("blocks: [2, 3]", "blocks: [3, 5, 7]")
+    text = deep.replace("source: random weights", "source: random weights, num_blocks: 8")
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    plain = run(folder)
+    assert "--scale-blocks" in plain.output
+    result = run(folder, "--scale-blocks", "--variant", "my-model", "--base-repo", "me/mine")
+    assert result.exit_code == 0, result.output
+    manifest = json.loads((folder / "out" / "manifest.json").read_text())
+    assert (manifest["variant"], manifest["base"]["repo"], manifest["base"]["source"]) == (
+        "my-model",
+        "me/mine",
+        "model",
+    )
+    assert manifest["params"]["blocks"] == [1, 2]
+    assert "scaled from 8 to 4" in (folder / "out" / "recipe.yaml").read_text()
+
+
+def test_a_scaled_build_needs_a_name_of_its_own(folder):
+    result = run(folder, "--scale-blocks")
+    assert result.exit_code == 1
+    assert "--variant" in result.output
+
+
+def test_reused_steps_are_counted(folder):
+    searching = "search: {blocks: [[0], [1], [0, 1]]}"
+    (folder / "recipe.yaml").write_text(
+        RECIPE.replace("blocks: [0, 1]", searching).replace("blocks: [2, 3]", "blocks: [1, 2, 3]"), encoding="utf-8"
+    )
+    assert run(folder).exit_code == 0
+    again = run(folder, "--out", str(folder / "again"))
+    assert "2 x probe-fold" in again.output

@@ -1,0 +1,84 @@
+"""A model under a policy for as long as it is measured. Decisions go to the journal, so the audit log keeps nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from steerguard.audit.log import AuditLog
+from steerguard.errors import SteerguardError
+from steerguard.evaluate.result import UNGUIDED, EvaluatedRun, RunThreshold
+from steerguard.plan.plan import Plan
+from steerguard.policy.document import Policy
+from steerguard.policy.numbers import decimal_text
+from steerguard.registry.store import ArtifactStore
+from steerguard.wrapping import unwrap, wrap
+
+
+class _NoSink:
+    """Keeps no line: what an evaluation asks a guard is no use of a model that anybody must account for."""
+
+    def write(self, line: bytes) -> None:
+        """Drop the line."""
+
+    def sync(self) -> None:
+        """Nothing is kept, so nothing is flushed."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@contextmanager
+def guarded(model: Any, policy: Policy, tokenizer: Any, registry: ArtifactStore | None) -> Iterator[Any]:
+    """Wrap the model inside the block.
+
+    Raises:
+        SteerguardError: as `steerguard.wrap`.
+    """
+    with AuditLog.open(sink=_NoSink(), content="none") as log:
+        wrapped = wrap(model, policy, tokenizer=tokenizer, registry=registry, audit=log)
+        try:
+            yield wrapped
+        finally:
+            unwrap(wrapped)
+
+
+def check_policies(policies: tuple[Policy, ...]) -> None:
+    """Refuse policies that cannot be told apart in a result.
+
+    Raises:
+        SteerguardError: names the policy.
+    """
+    seen = {UNGUIDED}
+    for policy in policies:
+        name = policy.metadata.name
+        if name in seen:
+            raise SteerguardError(
+                "Two runs would have the same name.",
+                expected=f"a metadata.name of its own for each policy, other than `{UNGUIDED}`",
+                found=name,
+                next_step="Change metadata.name in a copy of the policy.",
+            )
+        seen.add(name)
+
+
+def described_run(plan: Plan) -> EvaluatedRun:
+    """Return what the result says of a run under a plan."""
+    return EvaluatedRun(
+        name=plan.policy_name,
+        policy_version=plan.policy_version,
+        policy_digest=plan.policy_digest,
+        plan_digest=plan.digest,
+        thresholds=tuple(
+            RunThreshold(
+                rule=rule.id,
+                detector=rule.detector,
+                action=rule.action,
+                value=decimal_text(rule.at_least.value),
+                fpr=rule.at_least.fpr,
+            )
+            for rule in plan.rules
+            if rule.detector is not None and rule.at_least is not None
+        ),
+    )
