@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import struct
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation, localcontext
 from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from steerguard.artifacts.conformal import conformal_rank, rate_upper_bound
 from steerguard.artifacts.manifest import DecimalText, Text
 from steerguard.artifacts.paths import CALIBRATION, MAX_FILE_BYTES
 from steerguard.artifacts.strict_json import validated
@@ -41,7 +42,9 @@ class Calibration(BaseModel):
     @property
     def smallest_fpr(self) -> Decimal:
         """The smallest false-positive rate that this many scores can bound: 1 / (n + 1), rounded up to 4 digits."""
-        return _shortest(Decimal(1) / (self.n + 1))
+        # The thread's own decimal context may hold too few digits.
+        with localcontext(Context(prec=50, rounding=ROUND_CEILING)):
+            return _shortest(Decimal(1) / (self.n + 1))
 
     def threshold(self, fpr: Decimal | float | str) -> float:
         """Return the float32 threshold for a false-positive rate; a score fires when `score >= threshold`.
@@ -54,16 +57,7 @@ class Calibration(BaseModel):
         Raises:
             CalibrationError: not such a rate, or smaller than n scores can bound.
         """
-        rate = _rate(fpr)
-        k = int(((self.n + 1) * (1 - rate)).to_integral_value(rounding=ROUND_CEILING))
-        if k > self.n:
-            raise CalibrationError(
-                f"{self.n} benign scores cannot bound a false-positive rate of {rate}.",
-                where=CALIBRATION,
-                expected=f"at least {self.smallest_fpr}",
-                found=rate,
-                next_step="Raise the rate in the policy, or calibrate the artifact on more benign prompts.",
-            )
+        k = self._rank(fpr)
         threshold = next_float32(to_float32(float(self.benign_scores[k - 1])))
         if not math.isfinite(threshold):
             raise CalibrationError(
@@ -72,6 +66,31 @@ class Calibration(BaseModel):
                 found=self.benign_scores[-1],
             )
         return threshold
+
+    def likely_rate(self, fpr: Decimal | float | str, confidence: float = 0.95) -> float:
+        """Return the rate under which this one calibration lies with that confidence; `fpr` itself holds on average.
+
+        Args:
+            fpr: as for `threshold`.
+            confidence: between 0 and 1.
+
+        Raises:
+            CalibrationError: as for `threshold`.
+        """
+        return rate_upper_bound(self.n, self._rank(fpr), confidence)
+
+    def _rank(self, fpr: Decimal | float | str) -> int:
+        rate = _rate(fpr)
+        k = conformal_rank(self.n, rate)
+        if k > self.n:
+            raise CalibrationError(
+                f"{self.n} benign scores cannot bound a false-positive rate of {rate}.",
+                where=CALIBRATION,
+                expected=f"at least {self.smallest_fpr}",
+                found=rate,
+                next_step="Raise the rate in the policy, or calibrate the artifact on more benign prompts.",
+            )
+        return k
 
 
 def calibration_from_scores(scores: list[float], *, score: str, source: str) -> Calibration:
@@ -99,10 +118,24 @@ def parse_calibration(content: bytes) -> Calibration:
         ArtifactFormatError: not canonical, breaks the schema, or the scores are not ascending and finite in float32.
     """
     calibration = validated(Calibration, content, where=CALIBRATION, max_bytes=MAX_FILE_BYTES)
+    check_scores(calibration, where=CALIBRATION)
+    return calibration
+
+
+def check_scores(calibration: Calibration, *, where: str) -> None:
+    """Refuse a calibration whose parts disagree.
+
+    Args:
+        calibration: of the right shape already.
+        where: file, and field if it is part of a larger document, for messages.
+
+    Raises:
+        ArtifactFormatError: another number of scores than stated, or they are not ascending and finite in float32.
+    """
     if calibration.n != len(calibration.benign_scores):
         raise ArtifactFormatError(
             "The number of scores differs from the list.",
-            where=f"{CALIBRATION}: n",
+            where=f"{where}: n",
             expected=len(calibration.benign_scores),
             found=calibration.n,
         )
@@ -111,7 +144,7 @@ def parse_calibration(content: bytes) -> Calibration:
         if not math.isfinite(value):
             raise ArtifactFormatError(
                 "A score lies outside the range of float32.",
-                where=f"{CALIBRATION}: benign_scores[{index}]",
+                where=f"{where}: benign_scores[{index}]",
                 expected="a decimal string of a finite float32 value",
                 found=calibration.benign_scores[index],
             )
@@ -119,11 +152,10 @@ def parse_calibration(content: bytes) -> Calibration:
         if left > right:
             raise ArtifactFormatError(
                 "The scores are not ascending.",
-                where=f"{CALIBRATION}: benign_scores[{index + 1}]",
+                where=f"{where}: benign_scores[{index + 1}]",
                 expected=f"at least {left}",
                 found=right,
             )
-    return calibration
 
 
 def calibration_bytes(calibration: Calibration) -> bytes:

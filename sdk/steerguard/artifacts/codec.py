@@ -91,6 +91,16 @@ def write_artifact(
     files = encode_artifact(
         manifest_fields, tensors_by_file, card=card, calibration=calibration, benchmarks=benchmarks, recipe=recipe
     )
+    write_new_folder(folder, files)
+    return manifest_digest(files[MANIFEST])
+
+
+def write_new_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of an artifact into a folder that does not exist yet: all of them or nothing.
+
+    Raises:
+        ArtifactError: the folder exists already, or cannot be written; nothing is left behind.
+    """
     try:
         folder.mkdir(parents=True)
     except OSError as error:
@@ -104,7 +114,6 @@ def write_artifact(
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise ArtifactError("The artifact cannot be written.", where=folder, found=error.strerror) from error
-    return manifest_digest(files[MANIFEST])
 
 
 def _entry(tensor: Tensor, where: str) -> dict[str, Any]:

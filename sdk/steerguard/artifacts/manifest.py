@@ -41,10 +41,13 @@ TensorType = Literal["F32", "F16", "BF16"]
 KNOWN_FEATURES: frozenset[str] = frozenset(
     {
         "schedule.constant",
+        "schedule.by_phase",
+        "schedule.by_step",
         "gate.linear",
         "gate.verdict",
         "operator.add",
         "probe.linear",
+        "probe.prompt_mean",
         "hook.resid_post",
         "calibration.split_conformal",
     }
@@ -152,6 +155,19 @@ class AlignedSibling(BaseModel):
     """True when the donor's weights were not kept."""
 
 
+class ParentArtifact(BaseModel):
+    """The version that this one was derived from."""
+
+    model_config = _CONFIG
+
+    version: Annotated[str, Field(pattern=VERSION_PATTERN)]
+    """Version of the parent; family and variant are the same."""
+    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    """Digest of the parent's manifest."""
+    changed: Text
+    """What differs, for people: `calibration`."""
+
+
 class ArtifactManifest(BaseModel):
     """The manifest of one artifact."""
 
@@ -183,6 +199,8 @@ class ArtifactManifest(BaseModel):
     """One entry for each kind of weights that the artifact was checked on."""
     aligned_sibling: AlignedSibling | None = None
     """The donor, for cross-model vectors."""
+    parent: ParentArtifact | None = None
+    """The version that this one was derived from, when it was not built from a recipe of its own."""
     hook_point: Literal["resid_post"]
     """Where the residual stream is read or changed: the output of a decoder block."""
     sign: Text | None = None

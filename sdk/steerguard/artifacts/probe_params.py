@@ -1,0 +1,90 @@
+"""What `params` of a probe state: its parts, each a block and the tokens whose hidden states are read there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from steerguard.errors import ArtifactFormatError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from steerguard.artifacts.manifest import ArtifactManifest
+
+Over = Literal["end", "prompt_mean"]
+"""Which hidden state of a block a part of a probe reads.
+
+`end`: the one at the end of the generation prompt.
+`prompt_mean`: the mean from the fifth token of the prompt through the end of the generation prompt.
+"""
+
+PROMPT_MEAN_FEATURE = "probe.prompt_mean"
+"""What a probe requires exactly when one of its parts reads the prompt mean."""
+
+Part = tuple[int, Over]
+"""Block and what is read there."""
+
+
+def probe_parts(manifest: ArtifactManifest) -> tuple[Part, ...]:
+    """Return the parts of a probe in the order of its weights; a manifest without `over` reads the end everywhere.
+
+    Raises:
+        ArtifactFormatError: `blocks` or `over` is not what a probe may state, a part stands twice, or the feature
+            `probe.prompt_mean` is required without being used, or the other way round.
+    """
+    blocks = _blocks(manifest.params, manifest.base.num_blocks)
+    over = manifest.params.get("over")
+    if over is None:
+        over = ["end"] * len(blocks)
+    if not isinstance(over, list | tuple) or len(over) != len(blocks) or any(one not in get_args(Over) for one in over):
+        raise _malformed("over", f"{len(blocks)} times one of {', '.join(get_args(Over))}", over)
+    parts = tuple(zip(blocks, over, strict=True))
+    if len(set(parts)) != len(parts):
+        raise _malformed("blocks", "each block once for the end, and once for the prompt mean", parts)
+    required = PROMPT_MEAN_FEATURE in manifest.requires.features
+    if required != ("prompt_mean" in over):
+        raise ArtifactFormatError(
+            f"A probe requires `{PROMPT_MEAN_FEATURE}` exactly when it reads the prompt mean.",
+            expected="required and used, or neither",
+            found="required but not used" if required else "used but not required",
+            where="manifest.json: requires.features",
+            next_step="Rebuild the artifact with `steerguard build`.",
+        )
+    return parts
+
+
+def probe_params(parts: Sequence[Part]) -> dict[str, Any]:
+    """Return the `params` of a probe with these parts: the inverse of `probe_parts`.
+
+    Args:
+        parts: in the order of the probe's weights.
+    """
+    params: dict[str, Any] = {
+        "blocks": [block for block, _ in parts],
+        "read": "generation_prompt_end",
+        "reduce": "mean",
+    }
+    if any(over != "end" for _, over in parts):
+        params["over"] = [over for _, over in parts]
+    return params
+
+
+def _blocks(params: Mapping[str, Any], num_blocks: int) -> tuple[int, ...]:
+    blocks = params.get("blocks")
+    if (
+        not isinstance(blocks, list | tuple)
+        or not blocks
+        or any(type(block) is not int or not 0 <= block < num_blocks for block in blocks)
+    ):
+        raise _malformed("blocks", f"one or more decoder blocks, each from 0 to {num_blocks - 1}", blocks)
+    return tuple(blocks)
+
+
+def _malformed(name: str, expected: str, found: object) -> ArtifactFormatError:
+    return ArtifactFormatError(
+        f"The artifact's parameter `{name}` is not what a probe may state.",
+        expected=expected,
+        found=repr(found)[:80],
+        where=f"manifest.json: params.{name}",
+        next_step="Upgrade steerguard, or use another version of the artifact.",
+    )
