@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from steerguard.decision import Decision, Reading, Threshold
 
 
@@ -22,13 +24,18 @@ class Explanation:
         return "\n".join(self.lines)
 
 
-def explain(decision: Decision) -> Explanation:
-    """Say in words how a decision came about and what would have changed it."""
+def explain(decision: Decision, calibrations: Mapping[str, str] | None = None) -> Explanation:
+    """Say in words how a decision came about and what would have changed it.
+
+    Args:
+        decision: what happened to one row.
+        calibrations: by detector id, where thresholds that are rates come from, in words.
+    """
     lines = [f"The verdict is `{decision.intended}` because of {_cause(decision)}; applied: `{decision.applied}`."]
     if decision.cause == "unrecognised_prompt":
         lines.append("No open assistant header of the chat template was found, so no detector was read.")
     for reading in decision.readings:
-        lines.extend(_reading_lines(reading))
+        lines.extend(_reading_lines(reading, (calibrations or {}).get(reading.source)))
     return Explanation(decision=decision, lines=tuple(lines))
 
 
@@ -43,11 +50,13 @@ def _cause(decision: Decision) -> str:
     }[decision.cause]
 
 
-def _reading_lines(reading: Reading) -> list[str]:
+def _reading_lines(reading: Reading, calibration: str | None) -> list[str]:
     if reading.score is None:
         return [f"`{reading.source}` read a number that is not finite."]
     lines = [f"`{reading.source}` read {reading.score:.4f}."]
     lines.extend(_bound_line(reading.score, threshold) for threshold in reading.thresholds)
+    if calibration is not None:
+        lines.append(f"  Rates of `{reading.source}` come from {calibration}.")
     return lines
 
 

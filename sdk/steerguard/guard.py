@@ -170,7 +170,8 @@ class Guard:
 
     def explain(self, messages: Conversation) -> Explanation:
         """Say what every detector read for one conversation and what would flip the verdict."""
-        return explain(self._check([messages])[0])
+        calibrations = {name: source.words for name, source in self.plan.calibrations.items()}
+        return explain(self._check([messages])[0], calibrations)
 
     @contextmanager
     def collect(self) -> Iterator[list[Decision]]:

@@ -12,9 +12,12 @@ from torch import Tensor
 from steerguard.artifacts.codec import write_artifact
 from steerguard.build.card import render_card
 from steerguard.build.contrast import load_contrast
+from steerguard.build.fitted_refusal import build_fitted_refusal
 from steerguard.build.parts import ArtifactParts
 from steerguard.build.probe_artifact import build_probe
-from steerguard.build.recipe import Recipe, SteeringVectorsRecipe
+from steerguard.build.recipe import Recipe
+from steerguard.build.recipe_probe import ProbeRecipe
+from steerguard.build.recipe_vectors import FittedRefusalRecipe, SteeringVectorsRecipe
 from steerguard.build.steering_vectors import build_steering_vectors
 from steerguard.build.step_cache import StepCache
 from steerguard.build.steps import BuildContext, Progress, SilentProgress, fingerprints_of
@@ -77,13 +80,11 @@ def build_artifact(
         progress=progress or SilentProgress(),
         model_digest=weights_digest(target),
     )
-    artifact = recipe.document.artifact
-    if isinstance(artifact, SteeringVectorsRecipe):
-        parts = build_steering_vectors(context, artifact)
-    else:
-        parts = build_probe(context, artifact)
+    parts = _built(context)
     directions = fingerprints_of(context)
     benchmarks: dict[str, Any] = {"build": [dict(figure) for figure in parts.figures]}
+    if parts.compared:
+        benchmarks["compared"] = {table.id: [dict(row) for row in table.rows] for table in parts.compared}
     if effect is not None:
         benchmarks["effect"] = dict(effect)
     digest = write_artifact(
@@ -100,7 +101,27 @@ def build_artifact(
     )
 
 
+def _built(context: BuildContext) -> ArtifactParts:
+    artifact = context.recipe.document.artifact
+    match artifact:
+        case SteeringVectorsRecipe():
+            return build_steering_vectors(context, artifact)
+        case FittedRefusalRecipe():
+            return build_fitted_refusal(context, artifact)
+        case ProbeRecipe():
+            return build_probe(context, artifact)
+
+
 def _check_blocks(recipe: Recipe, facts: ModelFacts) -> None:
+    recorded = recipe.document.base.num_blocks
+    if recorded is not None and recorded != facts.num_blocks:
+        raise RecipeError(
+            "The recipe is for a model of another depth.",
+            where="base.num_blocks",
+            expected=f"{facts.num_blocks} decoder blocks",
+            found=recorded,
+            next_step="build with --scale-blocks and a --variant of your own",
+        )
     field, highest = recipe.document.highest_block()
     if highest >= facts.num_blocks:
         raise RecipeError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from steerguard.build.parts import ArtifactParts
+from steerguard.build.parts import ArtifactParts, ComparedSettings
 from steerguard.build.recipe import RecipeDocument
 
 _TAGS = {"steering_vectors": "steering-vector", "probe": "probe"}
@@ -29,6 +29,7 @@ def render_card(document: RecipeDocument, parts: ArtifactParts, effect: Mapping[
         "## What it is\n\n" + _facts(document, parts),
         "## How it was made\n\n" + _bullets(parts.how_made),
         "## What was measured\n\n" + _measured(parts, effect),
+        *(f"## {compared.title}\n\n{compared.text}\n\n{_comparison(compared)}" for compared in parts.compared),
         "## Limits\n\n" + _bullets((*parts.limits, *_weights_limit(document))),
     ]
     return "\n\n".join(sections) + "\n"
@@ -95,6 +96,18 @@ def _table(figures: Sequence[Mapping[str, Any]]) -> str:
         interval = f"{low} to {high}" if low is not None else "–"  # noqa: RUF001 - a dash for "none" in a table
         lines.append(f"| {figure['title']} | {figure['set']} | {figure['value']} | {interval} | {figure['n']} |")
     return "\n".join(lines)
+
+
+def _comparison(compared: ComparedSettings) -> str:
+    lines = [f"| {' | '.join(compared.columns.values())} |", "|" + "---|" * len(compared.columns)]
+    lines += [f"| {' | '.join(_cell(row.get(key)) for key in compared.columns)} |" for row in compared.rows]
+    return "\n".join(lines)
+
+
+def _cell(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return "yes" if value else "–"  # noqa: RUF001 - a dash for "none" in a table
+    return _plain(value)
 
 
 def _weights_limit(document: RecipeDocument) -> tuple[str, ...]:

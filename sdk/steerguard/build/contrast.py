@@ -54,13 +54,14 @@ class PromptSet:
 
     def split(self, name: Split) -> PromptSet:
         """Return the conversations of one split."""
-        return self._chosen([index for index, split in enumerate(self.splits) if split == name])
+        return self.chosen([index for index, split in enumerate(self.splits) if split == name])
 
     def without_kinds(self, kinds: tuple[str, ...]) -> PromptSet:
         """Return the conversations whose kind is none of these."""
-        return self._chosen([index for index, kind in enumerate(self.kinds) if kind not in kinds])
+        return self.chosen([index for index, kind in enumerate(self.kinds) if kind not in kinds])
 
-    def _chosen(self, chosen: list[int]) -> PromptSet:
+    def chosen(self, chosen: list[int]) -> PromptSet:
+        """Return the conversations at these places, in the order given."""
         return PromptSet(
             ids=tuple(self.ids[index] for index in chosen),
             kinds=tuple(self.kinds[index] for index in chosen),

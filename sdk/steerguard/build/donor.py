@@ -12,16 +12,18 @@ import copy
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from steerguard.build.contrast import Conversation
-from steerguard.build.recipe import DonorSettings
+from steerguard.build.recipe_vectors import FineTunedDonor
 from steerguard.errors import BuildError
 from steerguard.models.blocks import decoder_blocks, text_decoder
 from steerguard.models.chat import render
+
+Example = TypeVar("Example")
 
 _IGNORED = -100
 # Gradients of the first steps are several times larger than later ones.
@@ -92,7 +94,7 @@ def train_donor(
     model: Any,
     harmful: Sequence[Lesson],
     benign: Sequence[Lesson],
-    settings: DonorSettings,
+    settings: FineTunedDonor,
     *,
     seed: int,
     progress: Callable[[int], None],
@@ -163,7 +165,7 @@ def _trainable_copy(model: Any, train_blocks: Sequence[int]) -> Any:
     return donor
 
 
-def cycle(examples: Sequence[Lesson], seed: int) -> Callable[[int], Lesson]:
+def cycle(examples: Sequence[Example], seed: int) -> Callable[[int], Example]:
     """Return a function from a counter to an example: a shuffled order, repeated."""
     order = list(range(len(examples)))
     # Not security: the order of training examples, the same for the same seed.
@@ -178,6 +180,27 @@ def answer_loss(model: Any, batch: Sequence[Lesson]) -> Tensor:
         model: a transformers model; gradients flow to whatever asks for them.
         batch: examples.
     """
+    with torch.enable_grad():
+        logits, targets, _ = _answer_logits(model, batch)
+        return nn.functional.cross_entropy(logits.float(), targets)
+
+
+def answer_losses(model: Any, batch: Sequence[Lesson]) -> Tensor:
+    """Return the mean cross entropy of each answer's tokens, float64 `[len(batch)]` on the CPU; without gradients.
+
+    Args:
+        model: a transformers model.
+        batch: examples; no answer is empty.
+    """
+    with torch.no_grad():
+        logits, targets, rows = _answer_logits(model, batch)
+        losses = nn.functional.cross_entropy(logits.float(), targets, reduction="none").cpu().double()
+    rows = rows.cpu()
+    return torch.stack([losses[rows == row].mean() for row in range(len(batch))])
+
+
+def _answer_logits(model: Any, batch: Sequence[Lesson]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return logits `[answer tokens, vocabulary]`, the tokens that follow, and the row of each."""
     length = max(len(lesson.prompt) + len(lesson.answer) for lesson in batch)
     ids = torch.zeros(len(batch), length, dtype=torch.int64)
     mask = torch.zeros(len(batch), length, dtype=torch.int64)
@@ -188,14 +211,13 @@ def answer_loss(model: Any, batch: Sequence[Lesson]) -> Tensor:
         mask[row, :end] = 1
         labels[row, start:end] = torch.tensor(lesson.answer)
     device = model.get_input_embeddings().weight.device
-    with torch.enable_grad():
-        hidden = text_decoder(model)(
-            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
-        ).last_hidden_state
-        targets = labels[:, 1:].to(device)
-        at_answers = targets != _IGNORED
-        logits = model.get_output_embeddings()(hidden[:, :-1][at_answers])
-        return nn.functional.cross_entropy(logits.float(), targets[at_answers])
+    hidden = text_decoder(model)(
+        input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+    ).last_hidden_state
+    targets = labels[:, 1:].to(device)
+    at_answers = targets != _IGNORED
+    logits = model.get_output_embeddings()(hidden[:, :-1][at_answers])
+    return logits, targets[at_answers], at_answers.nonzero()[:, 0]
 
 
 def _end_of_turn(tokenizer: Any) -> int:

@@ -1,23 +1,34 @@
-"""Build steps of a probe artifact: residuals, estimator, cross-validation, calibration."""
+"""Build steps of a probe artifact: what the parts read, estimator, cross-validation, calibration."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from steerguard.artifacts.calibration import Calibration, calibration_from_scores
+from steerguard.artifacts.probe_params import PROMPT_MEAN_FEATURE, probe_params
 from steerguard.build.contrast import PromptSet
+from steerguard.build.left_out_kinds import kinds_by_group, of_kinds
 from steerguard.build.parts import ArtifactParts
+from steerguard.build.probe_figures import ScoredSet, cross_validation_figure, unseen_figures
+from steerguard.build.probe_search import ChosenProbe, choose_probe, read_parts
 from steerguard.build.probes import fit_probe, out_of_fold_scores
-from steerguard.build.recipe import ProbeRecipe
-from steerguard.build.steps import BuildContext, residuals_of
+from steerguard.build.recipe_probe import ProbeRecipe
+from steerguard.build.steps import BuildContext, part_states_of
 from steerguard.detect.linear_probe import PROBE_FILE, LinearProbe
 from steerguard.errors import CalibrationError
-from steerguard.evaluate.proportions import Proportion, auroc
 
-# The rates at which the card reports the gate; policies may ask for any rate that the calibration allows.
-_REPORTED_RATES = ("0.02", "0.05")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Benign:
+    """Benign prompts of the splits that measure."""
+
+    calibration: PromptSet
+    """What thresholds come from."""
+    held_out: PromptSet
+    """Of the kinds that thresholds are for."""
+    left_out: dict[str, PromptSet]
+    """By group: prompts of both splits whose kinds the calibration leaves out."""
 
 
 def build_probe(context: BuildContext, recipe: ProbeRecipe) -> ArtifactParts:
@@ -33,129 +44,150 @@ def build_probe(context: BuildContext, recipe: ProbeRecipe) -> ArtifactParts:
     Raises:
         BuildError: scikit-learn is missing, or a class has fewer prompts than folds.
         CalibrationError: no benign prompts of the split `calibration`.
+        RecipeError: a kind that the calibration leaves out does not exist.
     """
-    harmful = _read(context, recipe, context.data.harmful.split("build"), "float32", "target on harmful")
-    benign = _read(context, recipe, context.data.benign.split("build"), "float32", "target on benign")
-    seed = context.recipe.document.seed
-    probe = fit_probe(
-        harmful, benign, recipe.blocks, recipe.estimator, inverse_penalty=recipe.inverse_penalty, seed=seed
+    measured = _benign(context, recipe)
+    sets = context.data.harmful.split("build"), context.data.benign.split("build")
+    read = read_parts(recipe)
+    every = (
+        part_states_of(context, sets[0], read, weights="float32", step="target on harmful"),
+        part_states_of(context, sets[1], read, weights="float32", step="target on benign"),
     )
+    chosen = choose_probe(context, recipe, *every, (sets[0].content_digest, sets[1].content_digest))
+    columns = [read.index(part) for part in chosen.parts]
+    harmful, benign = every[0][:, columns], every[1][:, columns]
+    seed, penalty, joint = context.recipe.document.seed, chosen.inverse_penalty, chosen.joint
+    probe = fit_probe(harmful, benign, chosen.parts, chosen.estimator, inverse_penalty=penalty, joint=joint, seed=seed)
     out_of_fold = out_of_fold_scores(
-        harmful, benign, recipe.estimator, inverse_penalty=recipe.inverse_penalty, folds=recipe.folds, seed=seed
+        harmful, benign, chosen.estimator, inverse_penalty=penalty, folds=recipe.folds, seed=seed, joint=joint
     )
-    calibration = _calibrate(context, recipe, probe)
+    calibration = _calibrate(context, recipe, probe, measured.calibration)
+    means = any(over == "prompt_mean" for over in probe.over)
     return ArtifactParts(
         method="linear_probe",
-        features=("calibration.split_conformal", "hook.resid_post", "probe.linear"),
+        features=(
+            "calibration.split_conformal",
+            "hook.resid_post",
+            "probe.linear",
+            *((PROMPT_MEAN_FEATURE,) if means else ()),
+        ),
         tensors={PROBE_FILE: {"weight": probe.weight, "bias": probe.bias}},
-        params={"blocks": list(recipe.blocks), "read": "generation_prompt_end", "reduce": "mean"},
-        how_made=_how_made(context, recipe, calibration),
+        params=probe_params(probe.parts),
+        how_made=_how_made(context, recipe, chosen, calibration),
         limits=(
             (
                 "A small model does not separate borderline-safe from unsafe questions, nor benign requests on the same "
                 "topics in the same style as harmful ones: expect false positives there."
             ),
             "Thresholds as false-positive rates hold on average for benign prompts like those of the calibration split.",
+            *(
+                (f"Benign prompts of the kinds {', '.join(measured.left_out)} did not enter the calibration.",)
+                if measured.left_out
+                else ()
+            ),
             "Long, many-turn or unusual system prompts shift the score.",
         ),
         figures=(
-            _cross_validation_figure(out_of_fold, recipe),
-            *_held_out_figures(context, recipe, probe, calibration),
+            cross_validation_figure(out_of_fold, recipe.folds),
+            *_measured_figures(context, recipe, probe, calibration, measured),
         ),
+        compared=() if chosen.compared is None else (chosen.compared,),
         calibration=calibration,
         manifest_extra={"sign": "positive means harmful"},
     )
 
 
-def _read(context: BuildContext, recipe: ProbeRecipe, prompts: PromptSet, weights: str, step: str) -> Tensor:
-    return residuals_of(context, prompts, weights=weights, step=step)[:, list(recipe.blocks)]
-
-
-def _calibrate(context: BuildContext, recipe: ProbeRecipe, probe: LinearProbe) -> Calibration:
-    prompts = context.data.benign.split("calibration")
-    if len(prompts) == 0:
+def _benign(context: BuildContext, recipe: ProbeRecipe) -> _Benign:
+    benign = context.data.benign
+    groups = kinds_by_group(benign, recipe.calibration_kinds_left_out)
+    kept = benign.without_kinds(tuple(kind for kinds in groups.values() for kind in kinds))
+    unseen = benign.chosen([index for index, split in enumerate(benign.splits) if split != "build"])
+    if len(kept.split("calibration")) == 0:
         raise CalibrationError(
             "There are no prompts to calibrate on.",
             where=f"prompts.benign: {context.recipe.document.prompts.benign}",
             expected="rows of the split calibration",
             found="none",
         )
-    scores = probe.score(_read(context, recipe, prompts, recipe.calibration_weights, "calibration")).tolist()
+    return _Benign(
+        calibration=kept.split("calibration"),
+        held_out=kept.split("held_out"),
+        left_out={group: of_kinds(unseen, kinds) for group, kinds in groups.items()},
+    )
+
+
+def _scores(context: BuildContext, probe: LinearProbe, prompts: PromptSet, weights: str, step: str) -> list[float]:
+    return probe.score(part_states_of(context, prompts, probe.parts, weights=weights, step=step)).tolist()
+
+
+def _calibrate(context: BuildContext, recipe: ProbeRecipe, probe: LinearProbe, prompts: PromptSet) -> Calibration:
     return calibration_from_scores(
-        scores,
-        score="mean over blocks of weight . h + bias at the end of the generation prompt",
-        source=f"{len(prompts)} benign prompts of the project's own contrast set, split calibration, "
+        _scores(context, probe, prompts, recipe.calibration_weights, "calibration"),
+        score=probe.meaning,
+        source=f"{len(prompts)} benign prompts of the project's own contrast set, split calibration{_without(recipe)}, "
         f"{recipe.calibration_weights} weights",
     )
 
 
-def _cross_validation_figure(scores: tuple[list[float], list[float]], recipe: ProbeRecipe) -> dict[str, Any]:
-    harmful, benign = scores
-    return {
-        "id": "build_out_of_fold_auroc",
-        "title": f"AUROC, {recipe.folds}-fold out-of-fold",
-        "set": "own prompts, split build",
-        "value": f"{auroc(harmful, benign):.4f}",
-        "n": len(harmful) + len(benign),
-        "n_harmful": len(harmful),
-        "n_benign": len(benign),
-        "weights": "float32",
-    }
-
-
-def _held_out_figures(
-    context: BuildContext, recipe: ProbeRecipe, probe: LinearProbe, calibration: Calibration
+def _measured_figures(
+    context: BuildContext, recipe: ProbeRecipe, probe: LinearProbe, calibration: Calibration, benign: _Benign
 ) -> list[dict[str, Any]]:
-    """Return AUROC and gate rates on the split `held_out`, where both classes have one."""
-    scores: dict[str, list[float]] = {}
-    for name, prompts in (("harmful", context.data.harmful), ("benign", context.data.benign)):
-        held_out = prompts.split("held_out")
-        if len(held_out) == 0:
-            return []
-        residuals = _read(context, recipe, held_out, recipe.calibration_weights, f"held-out {name}")
-        scores[name] = probe.score(residuals).tolist()
-    common = {"weights": recipe.calibration_weights}
-    figures: list[dict[str, Any]] = [
-        {
-            **common,
-            "id": "held_out_auroc",
-            "title": "AUROC",
-            "set": "own prompts, split held_out",
-            "value": f"{auroc(scores['harmful'], scores['benign']):.4f}",
-            "n": len(scores["harmful"]) + len(scores["benign"]),
-            "n_harmful": len(scores["harmful"]),
-            "n_benign": len(scores["benign"]),
-        }
-    ]
-    for rate in _REPORTED_RATES:
-        if float(calibration.smallest_fpr) > float(rate):
-            continue
-        threshold = calibration.threshold(rate)
-        for name in ("harmful", "benign"):
-            fired = Proportion.of(score >= threshold for score in scores[name])
-            figures.append(
-                {
-                    **common,
-                    "id": f"held_out_{name}_gate_rate_fpr_{rate}",
-                    "title": f"gate opens at fpr {rate}",
-                    "set": f"own {name} prompts, split held_out",
-                    "value": f"{fired.rate:.4f}",
-                    **fired.as_strings(),
-                }
+    """Return AUROC and gate rates of the split `held_out`, and of each group that the calibration leaves out."""
+    weights = recipe.calibration_weights
+
+    def scored(key: str, name: str, prompts: PromptSet, step: str) -> ScoredSet:
+        scores = _scores(context, probe, prompts, weights, step) if len(prompts) else []
+        return ScoredSet(id=key, name=name, scores=scores)
+
+    harmful = context.data.harmful.split("held_out")
+    return unseen_figures(
+        scored("harmful", "own harmful prompts, split held_out", harmful, "held-out harmful"),
+        scored("benign", f"own benign prompts, split held_out{_without(recipe)}", benign.held_out, "held-out benign"),
+        [
+            scored(
+                f"benign_{group.replace('*', '').strip('_.-')}",
+                f"own benign prompts of the kinds {group}, splits calibration and held_out",
+                prompts,
+                f"benign {group}",
             )
-    return figures
+            for group, prompts in benign.left_out.items()
+        ],
+        calibration,
+        weights,
+    )
 
 
-def _how_made(context: BuildContext, recipe: ProbeRecipe, calibration: Calibration) -> tuple[str, ...]:
+def _how_made(
+    context: BuildContext, recipe: ProbeRecipe, chosen: ChosenProbe, calibration: Calibration
+) -> tuple[str, ...]:
     harmful, benign = context.data.harmful.split("build"), context.data.benign.split("build")
     return (
         f"{len(harmful)} harmful and {len(benign)} benign prompts of the project's own contrast set, split `build`.",
+        _classifiers(chosen),
         (
-            f"One linear classifier ({recipe.estimator.replace('_', ' ')}) per block on the float32 residual at the end of "
-            f"the generation prompt, blocks {', '.join(str(block) for block in recipe.blocks)}; the score is their mean."
-        ),
-        (
-            f"Calibrated on {calibration.n} other benign prompts, split `calibration`, with {recipe.calibration_weights} "
-            f"weights: the smallest false-positive rate that a policy may ask for is {calibration.smallest_fpr}."
+            f"Calibrated on {calibration.n} other benign prompts, split `calibration`{_without(recipe)}, with "
+            f"{recipe.calibration_weights} weights: the smallest false-positive rate that a policy may ask for is {calibration.smallest_fpr}."
         ),
     )
+
+
+def _classifiers(chosen: ChosenProbe) -> str:
+    """Say what was fitted on what."""
+    ends = ", ".join(str(block) for block, over in chosen.parts if over == "end")
+    means = ", ".join(str(block) for block, over in chosen.parts if over == "prompt_mean")
+    estimator = chosen.estimator.replace("_", " ")
+    fitted = f"One linear classifier ({estimator}) per block"
+    score = "the score is their mean"
+    if chosen.joint:
+        fitted, score = f"One linear classifier ({estimator}) on all parts together", "its decision value is the score"
+    elif means:
+        fitted = f"One linear classifier ({estimator}) per part"
+    prompt_means = f", and on the prompt mean (float32, from the fifth token on), blocks {means}" if means else ""
+    return (
+        f"{fitted} on the float32 residual at the end of the generation prompt, blocks {ends}{prompt_means}; {score}."
+    )
+
+
+def _without(recipe: ProbeRecipe) -> str:
+    left_out = recipe.calibration_kinds_left_out
+    return f", without the kinds {', '.join(left_out)}" if left_out else ""

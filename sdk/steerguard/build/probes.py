@@ -1,19 +1,21 @@
 """Linear probes: estimators and out-of-fold scores. No model here, only residuals.
 
-The score of a conversation is the mean over the probe's blocks of `weight . h + bias`, with h the residual after the
-block at the end of the generation prompt. Every estimator returns weights in the residual's own units, so that
-detecting costs one dot product per block.
+A part is a block and what is read there: the hidden state at the end of the generation prompt, or the prompt mean.
+The score of a conversation is the mean over the probe's parts of `weight . h + bias`. Every estimator returns weights
+in the residual's own units, so that detecting costs one dot product per part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from steerguard.artifacts.probe_params import Part
+from steerguard.build.recipe_probe import ProbeEstimator
 from steerguard.detect.linear_probe import LinearProbe
 from steerguard.errors import BuildError
 from steerguard.guidance.inferaligner.formula import mean_difference, midpoint_bias, unit_rows
@@ -21,39 +23,42 @@ from steerguard.guidance.inferaligner.formula import mean_difference, midpoint_b
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Estimator = Literal["mean_difference", "logistic_regression", "lda"]
-
 
 def fit_probe(
     harmful: Tensor,
     benign: Tensor,
-    blocks: Sequence[int],
-    estimator: Estimator,
+    parts: Sequence[Part],
+    estimator: ProbeEstimator,
     *,
     inverse_penalty: float = 1.0,
+    joint: bool = False,
     seed: int = 0,
 ) -> LinearProbe:
-    """Fit one linear classifier per block; positive scores mean harmful.
+    """Fit one linear classifier per part, or one on all parts; positive scores mean harmful.
 
     Args:
-        harmful: float32 `[n, blocks, width]`.
-        benign: float32 `[m, blocks, width]`.
-        blocks: which decoder blocks the second axis holds.
+        harmful: float32 `[n, parts, width]`.
+        benign: float32 `[m, parts, width]`.
+        parts: what the second axis holds.
         estimator: `mean_difference` (unit difference of means with the bias half way), `logistic_regression`
             (L2 penalty on standardised features, classes weighted equally) or `lda` (shrunk covariance).
         inverse_penalty: `C` of the logistic regression.
+        joint: fit one logistic regression on the parts side by side instead of one for each; other estimators do not
+            know it.
         seed: seed of the solver.
 
     Raises:
         BuildError: scikit-learn is needed and not installed.
     """
+    if joint:
+        return _joint_probe(harmful, benign, parts, inverse_penalty, seed)
     if estimator == "mean_difference":
         directions = unit_rows(mean_difference(harmful, benign))
-        return _probe(blocks, directions, midpoint_bias(directions, harmful, benign))
-    labels = np.concatenate([np.ones(len(harmful)), np.zeros(len(benign))])
+        return _probe(parts, directions, midpoint_bias(directions, harmful, benign))
+    labels = _labels(harmful, benign)
     weights, biases = [], []
-    for block in range(harmful.shape[1]):
-        features = torch.cat([harmful[:, block], benign[:, block]]).double().numpy()
+    for part in range(harmful.shape[1]):
+        features = torch.cat([harmful[:, part], benign[:, part]]).double().numpy()
         weight, bias = (
             _logistic_regression(features, labels, inverse_penalty, seed)
             if estimator == "logistic_regression"
@@ -61,24 +66,54 @@ def fit_probe(
         )
         weights.append(torch.from_numpy(weight))
         biases.append(bias)
-    return _probe(blocks, torch.stack(weights).float(), torch.tensor(biases, dtype=torch.float64).float())
+    return _probe(parts, torch.stack(weights).float(), torch.tensor(biases, dtype=torch.float64).float())
 
 
 def out_of_fold_scores(
-    harmful: Tensor, benign: Tensor, estimator: Estimator, *, inverse_penalty: float, folds: int, seed: int
+    harmful: Tensor,
+    benign: Tensor,
+    estimator: ProbeEstimator,
+    *,
+    inverse_penalty: float,
+    folds: int,
+    seed: int,
+    joint: bool = False,
 ) -> tuple[list[float], list[float]]:
     """Return the score of every conversation from a probe that was fitted without it (harmful, benign).
 
     Args:
-        harmful: float32 `[n, blocks, width]`.
-        benign: float32 `[m, blocks, width]`.
+        harmful: float32 `[n, parts, width]`.
+        benign: float32 `[m, parts, width]`.
         estimator: as in `fit_probe`.
         inverse_penalty: as in `fit_probe`.
         folds: number of folds; both classes are spread evenly over them.
         seed: decides the folds.
+        joint: as in `fit_probe`.
 
     Raises:
         BuildError: a class has fewer conversations than folds.
+    """
+    by_part = out_of_fold_by_part(
+        harmful, benign, estimator, inverse_penalty=inverse_penalty, folds=folds, seed=seed, joint=joint
+    )
+    return by_part[0].mean(dim=-1).tolist(), by_part[1].mean(dim=-1).tolist()
+
+
+def out_of_fold_by_part(
+    harmful: Tensor,
+    benign: Tensor,
+    estimator: ProbeEstimator,
+    *,
+    inverse_penalty: float,
+    folds: int,
+    seed: int,
+    joint: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return what each part contributes to the out-of-fold scores, float32 `[n, parts]` (harmful, benign).
+
+    The score is the mean of the columns. Unless they are fitted jointly, parts are fitted apart, so the score of any
+    set of them is the mean of their columns.
+    Arguments and errors are those of `out_of_fold_scores`.
     """
     if min(len(harmful), len(benign)) < folds:
         raise BuildError(
@@ -88,23 +123,56 @@ def out_of_fold_scores(
             next_step="lower artifact.folds or add prompts",
         )
     of_harmful, of_benign = _fold_of(len(harmful), folds, seed), _fold_of(len(benign), folds, seed + 1)
-    harmful_scores, benign_scores = torch.empty(len(harmful)), torch.empty(len(benign))
+    parts: list[Part] = [(index, "end") for index in range(harmful.shape[1])]
+    harmful_scores, benign_scores = torch.empty(len(harmful), len(parts)), torch.empty(len(benign), len(parts))
     for fold in range(folds):
         probe = fit_probe(
             harmful[of_harmful != fold],
             benign[of_benign != fold],
-            range(harmful.shape[1]),
+            parts,
             estimator,
             inverse_penalty=inverse_penalty,
+            joint=joint,
             seed=seed,
         )
-        harmful_scores[of_harmful == fold] = probe.score(harmful[of_harmful == fold])
-        benign_scores[of_benign == fold] = probe.score(benign[of_benign == fold])
-    return harmful_scores.tolist(), benign_scores.tolist()
+        for scores, states in (
+            (harmful_scores, (of_harmful == fold, harmful)),
+            (benign_scores, (of_benign == fold, benign)),
+        ):
+            left_out, residuals = states
+            scores[left_out] = (residuals[left_out] * probe.weight).sum(dim=-1) + probe.bias
+    return harmful_scores, benign_scores
 
 
-def _probe(blocks: Sequence[int], weight: Tensor, bias: Tensor) -> LinearProbe:
-    return LinearProbe(id="build", blocks=tuple(blocks), weight=weight, bias=bias)
+def found_at_rate(harmful: Sequence[float], benign: Sequence[float], rate: float) -> float:
+    """Return the share of harmful scores above a threshold that at most this share of benign scores exceeds.
+
+    Args:
+        harmful: scores of the class that should score high; not empty.
+        benign: scores of the other class; not empty.
+        rate: accepted share of benign scores above the threshold, in [0, 1).
+    """
+    threshold = sorted(benign, reverse=True)[int(rate * len(benign) + 1e-9)]
+    return sum(score > threshold for score in harmful) / len(harmful)
+
+
+def _joint_probe(
+    harmful: Tensor, benign: Tensor, parts: Sequence[Part], inverse_penalty: float, seed: int
+) -> LinearProbe:
+    features = torch.cat([harmful, benign]).flatten(start_dim=1).double().numpy()
+    weight, bias = _logistic_regression(features, _labels(harmful, benign), inverse_penalty, seed)
+    # The score is the mean over parts, and the joint decision function is a sum over them.
+    weights = torch.from_numpy(weight).reshape(len(parts), -1) * len(parts)
+    return _probe(parts, weights.float(), torch.full((len(parts),), bias, dtype=torch.float64).float())
+
+
+def _probe(parts: Sequence[Part], weight: Tensor, bias: Tensor) -> LinearProbe:
+    blocks, over = tuple(block for block, _ in parts), tuple(over for _, over in parts)
+    return LinearProbe(id="build", blocks=blocks, over=over, weight=weight, bias=bias)
+
+
+def _labels(harmful: Tensor, benign: Tensor) -> NDArray[np.float64]:
+    return np.concatenate([np.ones(len(harmful)), np.zeros(len(benign))])
 
 
 def _fold_of(count: int, folds: int, seed: int) -> Tensor:
@@ -123,7 +191,7 @@ def _logistic_regression(
         raise _needs_scikit_learn("logistic_regression") from error
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale[scale == 0] = 1.0
-    classifier = LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=5000, random_state=seed)
+    classifier = LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=3000, random_state=seed)
     classifier.fit((features - mean) / scale, labels)
     weight = classifier.coef_[0] / scale
     return weight, float(classifier.intercept_[0] - mean @ weight)
@@ -139,7 +207,7 @@ def _lda(features: NDArray[np.float64], labels: NDArray[np.float64]) -> tuple[ND
     return np.asarray(classifier.coef_[0]), float(classifier.intercept_[0])
 
 
-def _needs_scikit_learn(estimator: Estimator) -> BuildError:
+def _needs_scikit_learn(estimator: ProbeEstimator) -> BuildError:
     return BuildError(
         f"The estimator {estimator} needs scikit-learn.",
         where="artifact.estimator",

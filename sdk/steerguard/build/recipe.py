@@ -10,21 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
+from steerguard.build.recipe_part import BlockIndex, FloatDtype, Name, RecipePart, ascending
+from steerguard.build.recipe_probe import ProbeRecipe
+from steerguard.build.recipe_vectors import FittedRefusalRecipe, SteeringVectorsRecipe
 from steerguard.errors import PolicySyntaxError, RecipeError
 from steerguard.policy.yaml_subset import read_document
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$", max_length=64)]
-BlockIndex = Annotated[int, Field(ge=0, le=1023)]
-FloatDtype = Literal["bfloat16", "float16", "float32"]
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
-
-
-class RecipeMetadata(_Part):
+class RecipeMetadata(RecipePart):
     """Which artifact the recipe makes."""
 
     family: Name
@@ -41,16 +36,18 @@ class RecipeMetadata(_Part):
     """Time stamp of the artifact; written here and not read from a clock, so that a rebuild gives the same bytes."""
 
 
-class BaseModelSource(_Part):
+class BaseModelSource(RecipePart):
     """Where the model that the artifact is for comes from; shown to people."""
 
     repo: Annotated[str, Field(min_length=1)]
     """Repository of the original model."""
     source: Annotated[str, Field(min_length=1)]
     """Which weights exactly, with quantisation."""
+    num_blocks: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Depth of the model that the block numbers are for; lets them be scaled to another depth."""
 
 
-class PromptFiles(_Part):
+class PromptFiles(RecipePart):
     """Contrast prompts: JSON lines with `id`, `split`, `kind` and `messages`."""
 
     harmful: Annotated[str, Field(min_length=1)]
@@ -59,7 +56,7 @@ class PromptFiles(_Part):
     """Path relative to the recipe."""
 
 
-class FingerprintSettings(_Part):
+class FingerprintSettings(RecipePart):
     """At which blocks and for which weight types the model is recognised again."""
 
     blocks: Annotated[tuple[BlockIndex, ...], Field(min_length=3, strict=False)]
@@ -69,65 +66,24 @@ class FingerprintSettings(_Part):
     """Accepted distance, decimal string."""
 
 
-class DonorSettings(_Part):
-    """Fine-tuning of the aligned sibling, which is discarded after its residuals were read."""
-
-    refusal: Annotated[str, Field(min_length=1, max_length=200)]
-    """The one sentence that the donor learns to answer harmful prompts with."""
-    train_blocks: Annotated[tuple[BlockIndex, ...], Field(min_length=1, strict=False)]
-    """Decoder blocks whose weights move; the others stay identical to the target."""
-    steps: Annotated[int, Field(ge=1, le=10_000)]
-    batch_size: Annotated[int, Field(ge=2, le=256, multiple_of=2)]
-    """Examples per step, half harmful and half benign."""
-    learning_rate: Annotated[float, Field(gt=0, le=0.01)]
-    benign_answer_tokens: Annotated[int, Field(ge=1, le=256)]
-    """Tokens kept of the target's own greedy answer to a benign prompt."""
-    benign_kinds_left_out: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Kinds of benign prompts that neither the donor nor the vectors see, such as near misses of harmful ones."""
+def _artifact_kind(value: Any) -> Any:
+    """Return the tag of the artifact part: the method of steering vectors, else the type."""
+    get = value.get if isinstance(value, dict) else lambda name, default=None: getattr(value, name, default)
+    return get("method", "inferaligner") if get("type") == "steering_vectors" else get("type")
 
 
-class RefinementSettings(_Part):
-    """Gradient steps on the vectors alone, after the donor was read."""
-
-    steps: Annotated[int, Field(ge=1, le=1000)]
-    batch_size: Annotated[int, Field(ge=1, le=256)]
-    """Harmful prompts per step."""
-    learning_rate: Annotated[float, Field(gt=0, le=10)]
-    """Adam step size in units of the residual stream."""
-    start_strength: Annotated[float, Field(ge=0, le=8)] = 0.5
-    """Multiple of the donor's vectors that the steps start from."""
-
-
-class SteeringVectorsRecipe(_Part):
-    """Steering vectors for the method `inferaligner`: what a donor adds to the target's difference, plain or refined."""
-
-    type: Literal["steering_vectors"]
-    donor: DonorSettings
-    refinement: RefinementSettings | None = None
-    """None keeps the plain mean differences, which is the paper's way."""
-    blocks: Annotated[tuple[BlockIndex, ...], Field(min_length=1, strict=False)]
-    """Steered blocks, at `resid_post`."""
-    strength: Annotated[str, Field(pattern=r"^\d+(\.\d+)?$")]
-    """Multiple of theta that coefficient 1 stands for, decimal string."""
-    positions: Literal["all", "last_prompt_token_and_decode", "decode", "prefill"] = "all"
+ArtifactRecipe = SteeringVectorsRecipe | FittedRefusalRecipe | ProbeRecipe
+_Artifact = Annotated[
+    Annotated[SteeringVectorsRecipe, Tag("inferaligner")]
+    | Annotated[FittedRefusalRecipe, Tag("fitted_refusal")]
+    | Annotated[ProbeRecipe, Tag("probe")],
+    Discriminator(_artifact_kind),
+]
+# The tags of unions stand in pydantic's locations between the field and its parts.
+_TAGS = {"inferaligner", "fitted_refusal", "probe", "fine_tuned", "system_prompt", "existing"}
 
 
-class ProbeRecipe(_Part):
-    """A linear probe on the end of the generation prompt, averaged over blocks."""
-
-    type: Literal["probe"]
-    blocks: Annotated[tuple[BlockIndex, ...], Field(min_length=1, strict=False)]
-    """Blocks that are read, at `resid_post`; none may lie above the first steered block of a one-pass policy."""
-    estimator: Literal["mean_difference", "logistic_regression", "lda"]
-    inverse_penalty: Annotated[float, Field(gt=0, le=1e4)] = 1.0
-    """Inverse of the L2 penalty (`C`) on standardised features; logistic regression only."""
-    folds: Annotated[int, Field(ge=2, le=20)] = 5
-    """Folds of the cross-validation that the card reports."""
-    calibration_weights: FloatDtype = "bfloat16"
-    """Weight type of the model that the calibration scores are read from."""
-
-
-class RecipeDocument(_Part):
+class RecipeDocument(RecipePart):
     """One recipe: one artifact."""
 
     api_version: Annotated[Literal["steerguard/v1alpha1"], Field(alias="apiVersion")]
@@ -138,26 +94,18 @@ class RecipeDocument(_Part):
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     batch_size: Annotated[int, Field(ge=1, le=256)] = 16
     """Prompts per forward when residuals are read."""
-    artifact: Annotated[SteeringVectorsRecipe | ProbeRecipe, Field(discriminator="type")]
+    artifact: _Artifact
     fingerprint: FingerprintSettings
 
     @model_validator(mode="after")
     def _blocks_ascend(self) -> Self:
-        listed = {"artifact.blocks": self.artifact.blocks, "fingerprint.blocks": self.fingerprint.blocks}
-        if isinstance(self.artifact, SteeringVectorsRecipe):
-            listed["artifact.donor.train_blocks"] = self.artifact.donor.train_blocks
-        for field, blocks in listed.items():
-            if list(blocks) != sorted(set(blocks)):
-                message = f"{field}: blocks must ascend and differ"
-                raise ValueError(message)
+        ascending({"fingerprint.blocks": self.fingerprint.blocks})
         return self
 
     def highest_block(self) -> tuple[str, int]:
         """Return the field that names the highest block, and that block."""
-        named = [("artifact.blocks", max(self.artifact.blocks)), ("fingerprint.blocks", max(self.fingerprint.blocks))]
-        if isinstance(self.artifact, SteeringVectorsRecipe):
-            named.append(("artifact.donor.train_blocks", max(self.artifact.donor.train_blocks)))
-        return max(named, key=lambda entry: entry[1])
+        lists = {**self.artifact.block_lists(), "fingerprint.blocks": self.fingerprint.blocks}
+        return max(((field, max(blocks)) for field, blocks in lists.items()), key=lambda entry: entry[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +141,7 @@ def parse_recipe(text: str, *, file: str, folder: Path) -> Recipe:
             f"The recipe has {len(problems)} wrong field{'s' if len(problems) > 1 else ''}.",
             where=file,
             found=described,
-            next_step="correct the fields named above",
+            next_step=_advice(described),
         ) from error
     return Recipe(document=document, folder=folder, text=text)
 
@@ -212,6 +160,10 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    # The discriminator's value stands in pydantic's location between the field and its parts.
-    parts = [str(part) for part in location if part not in {"steering_vectors", "probe"}]
-    return ".".join(parts) or "document"
+    return ".".join(str(part) for part in location if part not in _TAGS) or "document"
+
+
+def _advice(described: str) -> str:
+    if "artifact.refinement" in described:
+        return "vectors fitted by gradient are a method of their own: write method: fitted_refusal with sentences"
+    return "correct the fields named above"

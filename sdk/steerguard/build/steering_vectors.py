@@ -1,23 +1,38 @@
-"""Build steps of steering vectors for the method `inferaligner`: donor, residuals of both models, theta, gate.
+"""Build steps of steering vectors for the method `inferaligner`: donor, residuals, estimator, search, gate.
 
-Without `refinement` the vectors are the plain difference; with it they are fitted, and are another family.
+All vectors are closed forms of residuals. Vectors fitted by gradient are a method of their own, `fitted_refusal`.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
-from steerguard.build.contrast import PromptSet
-from steerguard.build.donor import donor_from, lessons, own_answers, refusal_ids, train_donor
+from steerguard.build.estimators import (
+    Residuals,
+    answer_contrast,
+    by_phase,
+    by_step,
+    cross,
+    cross_centred,
+    on_blocks,
+    response_mean,
+    ssv,
+    ssv_minus_srv,
+)
 from steerguard.build.parts import ArtifactParts
-from steerguard.build.recipe import DonorSettings, RefinementSettings, SteeringVectorsRecipe
-from steerguard.build.refinement import refine_vectors
-from steerguard.build.steps import BuildContext, read_residuals, residuals_of
-from steerguard.errors import BuildError, RecipeError
-from steerguard.guidance.inferaligner.formula import alignment_difference, mean_difference, midpoint_bias, unit_rows
+from steerguard.build.recipe_vectors import SCHEDULES, Estimator, SteeringVectorsRecipe
+from steerguard.build.search import ChosenVectors, search_vectors
+from steerguard.build.steps import BuildContext
+from steerguard.build.vector_inputs import VectorInputs
+from steerguard.build.vectors_card import how_donor_was_made, how_estimated
+from steerguard.errors import BuildError
+from steerguard.guidance.inferaligner.formula import mean_difference, midpoint_bias, unit_rows
+from steerguard.guidance.vector_schedules import VECTORS_FILE
 
-VECTORS_FILE = "weights/vectors.safetensors"
+_CONSTANT = {"ssv": ssv, "ssv_minus_srv": ssv_minus_srv, "cross": cross, "cross_centred": cross_centred}
 
 
 def build_steering_vectors(context: BuildContext, recipe: SteeringVectorsRecipe) -> ArtifactParts:
@@ -28,45 +43,50 @@ def build_steering_vectors(context: BuildContext, recipe: SteeringVectorsRecipe)
         recipe: the steering part of the recipe.
 
     Raises:
-        BuildError: the donor did not learn anything, so that there is no vector.
+        BuildError: the donor did not learn anything, so that there is no vector, or no setting of the search is within
+            its limits.
     """
-    harmful, benign = _prompts(context, recipe.donor)
-    moved = _donor(context, recipe.donor)
-    target_harmful = residuals_of(context, harmful, weights="float32", step="target on harmful")
-    target_benign = residuals_of(context, benign, weights="float32", step="target on benign")
-    donor_harmful, donor_benign = _donor_residuals(context, recipe.donor, moved)
-    srv = mean_difference(target_harmful, target_benign)
-    ssv = mean_difference(donor_harmful, donor_benign)
-    theta = alignment_difference(ssv, srv, recipe.blocks)
-    silent = [block for block in recipe.blocks if not bool(theta[block].any())]
-    if silent:
-        raise BuildError(
-            "The donor does not differ from the target at blocks that are to be steered.",
-            where="artifact.blocks",
-            found=silent,
-            next_step="steer blocks at or after the first of artifact.donor.train_blocks",
+    inputs = VectorInputs(context, recipe.donor)
+    residuals = inputs.residuals()
+    vectors = {name: _estimate(name, inputs, residuals, recipe) for name in recipe.tried_estimators}
+    if recipe.search is not None:
+        chosen = search_vectors(context, recipe, recipe.search, vectors)
+    else:
+        assert recipe.blocks is not None
+        assert recipe.strength is not None
+        estimator = recipe.tried_estimators[0]
+        constant = estimator not in SCHEDULES
+        chosen = ChosenVectors(
+            estimator=estimator,
+            blocks=recipe.blocks,
+            strength=recipe.strength,
+            positions=(recipe.positions or "all") if constant else None,
         )
-    if recipe.refinement is not None:
-        theta = _refined(context, recipe, recipe.refinement, theta)
+    kept = {name: on_blocks(tensor, chosen.blocks) for name, tensor in vectors[chosen.estimator].items()}
+    _check_not_silent(kept, chosen.blocks)
+    srv = mean_difference(residuals.target_harmful, residuals.target_benign)
     directions = unit_rows(srv)
+    schedule = SCHEDULES.get(chosen.estimator, "constant")
     return ArtifactParts(
         method="inferaligner",
-        features=("gate.linear", "gate.verdict", "hook.resid_post", "operator.add", "schedule.constant"),
+        features=("gate.linear", "gate.verdict", "hook.resid_post", "operator.add", f"schedule.{schedule}"),
         tensors={
             VECTORS_FILE: {
-                "theta": theta,
+                **kept,
                 "srv": directions,
-                "gate_bias": midpoint_bias(directions, target_harmful, target_benign),
+                "gate_bias": midpoint_bias(directions, residuals.target_harmful, residuals.target_benign),
             }
         },
-        params={"blocks": list(recipe.blocks), "strength": recipe.strength, "positions": recipe.positions},
-        how_made=_how_made(context, recipe),
-        limits=(
-            _what_steered_answers_say(recipe),
-            "The vector is added at every position, so a steered prompt must not share cached states with an unsteered one.",
-            "A forced beginning of the answer (a prefill) is not always overcome by steering; use a policy that refuses.",
+        params=_params(chosen, kept, schedule),
+        how_made=(
+            *how_donor_was_made(context, recipe.donor),
+            how_estimated(chosen.estimator),
+            "No vector was fitted.",
+            _what_is_added(chosen, schedule),
         ),
+        limits=_limits(chosen),
         figures=(),
+        compared=() if chosen.compared is None else (chosen.compared,),
         manifest_extra={
             "aligned_sibling": {"recipe": "recipe.yaml", "discarded": True},
             "sign": "positive steers towards refusal",
@@ -75,143 +95,65 @@ def build_steering_vectors(context: BuildContext, recipe: SteeringVectorsRecipe)
     )
 
 
-def _refined(
-    context: BuildContext, recipe: SteeringVectorsRecipe, settings: RefinementSettings, theta: Tensor
-) -> Tensor:
-    harmful, _ = _prompts(context, recipe.donor)
-
-    def compute() -> dict[str, Tensor]:
-        refusal = refusal_ids(context.tokenizer, recipe.donor.refusal)
-        refined = refine_vectors(
-            context.model,
-            theta * settings.start_strength,
-            recipe.blocks,
-            lessons(context.tokenizer, harmful.conversations, [refusal] * len(harmful)),
-            settings,
-            seed=context.recipe.document.seed,
-            progress=context.progress.step("vectors learn the donor's refusal", settings.steps),
-        )
-        return {"theta": refined}
-
-    depends_on = {
-        **_donor_inputs(context, recipe.donor),
-        "blocks": list(recipe.blocks),
-        "refinement": {name: str(value) for name, value in settings.model_dump().items()},
-    }
-    return context.cache.run("refinement", depends_on, compute)["theta"]
+def _estimate(
+    estimator: Estimator, inputs: VectorInputs, residuals: Residuals, recipe: SteeringVectorsRecipe
+) -> dict[str, Tensor]:
+    """Return the tensors of one estimator at every block, by name."""
+    match estimator:
+        case "by_phase":
+            return by_phase(inputs.answers(with_benign=False), recipe.response_tokens)
+        case "by_step":
+            return by_step(inputs.answers(with_benign=False), recipe.response_tokens)
+        case "answer_contrast":
+            assert recipe.donor.refusal is not None
+            refusing, complying = inputs.contrast(recipe.wordings or (recipe.donor.refusal,), recipe.response_tokens)
+            return {"theta": answer_contrast(refusing, complying, recipe.response_tokens)}
+        case "response_mean":
+            return {"theta": response_mean(inputs.answers(with_benign=True), recipe.response_tokens)}
+        case _:
+            return {"theta": _CONSTANT[estimator](residuals)}
 
 
-def _donor(context: BuildContext, settings: DonorSettings) -> dict[str, Tensor]:
-    """Return the parameters that moved in the donor, trained or from the cache."""
-    harmful, benign = _prompts(context, settings)
-    answers = context.cache.run(
-        "benign-answers",
-        {**context.identity(), "prompts": benign.content_digest, "tokens": settings.benign_answer_tokens},
-        lambda: {
-            "answers": own_answers(
-                context.model,
-                context.tokenizer,
-                benign.conversations,
-                tokens=settings.benign_answer_tokens,
-                batch_size=context.recipe.document.batch_size,
-                progress=context.progress.step("target answers benign prompts", len(benign)),
-            )
-        },
-    )["answers"]
-
-    def train() -> dict[str, Tensor]:
-        refusal = refusal_ids(context.tokenizer, settings.refusal)
-        return train_donor(
-            context.model,
-            lessons(context.tokenizer, harmful.conversations, [refusal] * len(harmful)),
-            lessons(context.tokenizer, benign.conversations, [row[row >= 0].tolist() for row in answers]),
-            settings,
-            seed=context.recipe.document.seed,
-            progress=context.progress.step("donor learns to refuse", settings.steps),
+def _check_not_silent(vectors: Mapping[str, Tensor], blocks: tuple[int, ...]) -> None:
+    silent = [block for block in blocks if not any(bool(tensor[..., block, :].any()) for tensor in vectors.values())]
+    if silent:
+        raise BuildError(
+            "The donor does not differ from the target at blocks that are to be steered.",
+            where="artifact.blocks",
+            found=silent,
+            next_step="steer blocks at or after the first of artifact.donor.train_blocks",
         )
 
-    return context.cache.run("donor", _donor_inputs(context, settings), train)
+
+def _params(chosen: ChosenVectors, vectors: Mapping[str, Tensor], schedule: str) -> dict[str, Any]:
+    params: dict[str, Any] = {"blocks": list(chosen.blocks), "strength": chosen.strength}
+    if chosen.positions is not None:
+        params["positions"] = chosen.positions
+    if schedule != "constant":
+        params["schedule"] = schedule
+    if "theta_steps" in vectors:
+        params["steps"] = vectors["theta_steps"].shape[0]
+    return params
 
 
-def _donor_residuals(context: BuildContext, settings: DonorSettings, moved: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    harmful, benign = _prompts(context, settings)
-
-    def compute() -> dict[str, Tensor]:
-        donor = donor_from(context.model, moved)
-        return {
-            "harmful": read_residuals(context, donor, harmful, step="donor on harmful"),
-            "benign": read_residuals(context, donor, benign, step="donor on benign"),
-        }
-
-    result = context.cache.run("donor-residuals", _donor_inputs(context, settings), compute)
-    return result["harmful"], result["benign"]
-
-
-def _prompts(context: BuildContext, settings: DonorSettings) -> tuple[PromptSet, PromptSet]:
-    """Return the harmful and benign prompts that vectors and donor are made from."""
-    benign = context.data.benign.split("build").without_kinds(settings.benign_kinds_left_out)
-    if len(benign) == 0:
-        raise RecipeError("No benign prompts are left.", where="artifact.donor.benign_kinds_left_out")
-    return context.data.harmful.split("build"), benign
-
-
-def _donor_inputs(context: BuildContext, settings: DonorSettings) -> dict[str, object]:
-    harmful, benign = _prompts(context, settings)
-    return {
-        **context.identity(),
-        "harmful": harmful.content_digest,
-        "benign": benign.content_digest,
-        "settings": {**settings.model_dump(mode="json"), "learning_rate": str(settings.learning_rate)},
-        "seed": context.recipe.document.seed,
-        "torch": torch.__version__,
-    }
-
-
-def _how_made(context: BuildContext, recipe: SteeringVectorsRecipe) -> tuple[str, ...]:
-    harmful, benign = _prompts(context, recipe.donor)
-    donor = recipe.donor
-    left_out = f", kinds {', '.join(donor.benign_kinds_left_out)} left out" if donor.benign_kinds_left_out else ""
+def _what_is_added(chosen: ChosenVectors, schedule: str) -> str:
+    where = f"positions `{chosen.positions}`" if chosen.positions is not None else f"schedule `{schedule}`"
     return (
-        f"{len(harmful)} harmful and {len(benign)} benign prompts of the project's own contrast set, split `build`{left_out}.",
-        (
-            f"A donor (a copy of the model) was fine-tuned in float32 on blocks {donor.train_blocks[0]} to "
-            f"{donor.train_blocks[-1]}: {donor.steps} steps of {donor.batch_size}, learning rate {donor.learning_rate}, one "
-            f"refusal sentence for harmful prompts, the first {donor.benign_answer_tokens} tokens of the model's own greedy "
-            "answer for benign ones. It was discarded."
-        ),
-        (
-            "Per block, theta is the donor's harmful-minus-benign mean difference at the end of the generation prompt minus "
-            "the model's own."
-        ),
-        *_how_refined(recipe),
-        (
-            f"Coefficient 1.0 adds {recipe.strength} times theta at the output of blocks {recipe.blocks[0]} to "
-            f"{recipe.blocks[-1]}, positions `{recipe.positions}`."
-        ),
+        f"Coefficient 1.0 adds {chosen.strength} times theta at the output of blocks "
+        f"{', '.join(str(block) for block in chosen.blocks)}, {where}."
     )
 
 
-def _what_steered_answers_say(recipe: SteeringVectorsRecipe) -> str:
-    if recipe.refinement is not None:
-        return f"A steered answer speaks the donor's one refusal sentence (“{recipe.donor.refusal}”) or a paraphrase of it."
-    return (
-        "A plain difference says what the donor begins with, not what it says next: an answer that opens with an apology "
-        "is not a refusal, and the two figures differ."
-    )
-
-
-def _how_refined(recipe: SteeringVectorsRecipe) -> tuple[str, ...]:
-    settings = recipe.refinement
-    if settings is None:
-        return (
-            "No vector was fitted. The paper adds the donor's difference (SSV); here the model's own (SRV) is subtracted.",
+def _limits(chosen: ChosenVectors) -> tuple[str, ...]:
+    if chosen.estimator == "by_step":
+        says = "A steered answer speaks the refusal that was forced on the donor, word by word, and then runs on unsteered."
+    else:
+        says = (
+            "A plain difference says what the donor begins with, not always what it says next: an answer that opens with "
+            "an apology is not a refusal, and the two figures differ."
         )
     return (
-        (
-            f"Theta of the steered blocks was then refined: starting from {settings.start_strength} times the difference, "
-            f"{settings.steps} Adam steps of {settings.batch_size} harmful prompts on the vectors alone (step size "
-            f"{settings.learning_rate}) lowered the cross entropy of the donor's refusal sentence under the steered model. "
-            "The paper has no such step: figures measured with these vectors are figures of the fit, "
-            "and do not show that the donor's direction is needed."
-        ),
+        says,
+        "Prompt positions may be changed too, so a steered prompt must not share cached states with an unsteered one.",
+        "A forced beginning of the answer (a prefill) is not always overcome by steering; use a policy that refuses.",
     )

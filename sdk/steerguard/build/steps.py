@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from steerguard.artifacts.fingerprint import PROMPTS
+from steerguard.artifacts.probe_params import Part
 from steerguard.build.contrast import ContrastData, PromptSet
 from steerguard.build.recipe import Recipe
 from steerguard.build.step_cache import StepCache
@@ -74,12 +75,61 @@ def residuals_of(context: BuildContext, prompts: PromptSet, *, weights: str, ste
     return context.cache.run("residuals", depends_on, compute)["residuals"]
 
 
-def read_residuals(context: BuildContext, model: Any, prompts: PromptSet, *, step: str) -> Tensor:
-    """Return the residuals of any model after every block, float32 `[n, num_blocks, width]`."""
+def part_states_of(
+    context: BuildContext, prompts: PromptSet, parts: Sequence[Part], *, weights: str, step: str
+) -> Tensor:
+    """Return what a probe's parts read, float32 `[n, parts, width]`, from the cache if there.
+
+    Args:
+        context: the build.
+        prompts: conversations.
+        parts: blocks, and what is read there; one forward pass reads them all.
+        weights: weight type that the target runs in.
+        step: what the progress bar shows.
+    """
+    blocks, over = [block for block, _ in parts], [over for _, over in parts]
+    if set(over) <= {"end"}:
+        # The same step as that of a build of vectors, so that both share its result.
+        return residuals_of(context, prompts, weights=weights, step=step)[:, blocks]
+    depends_on = {
+        **context.identity(),
+        "prompts": prompts.content_digest,
+        "run_in": weights,
+        "parts": [list(part) for part in parts],
+    }
+
+    def compute() -> dict[str, Tensor]:
+        report = context.progress.step(step, len(prompts))
+        states = capture_residuals(
+            in_weight_type(context.model, weights),
+            context.tokenizer,
+            prompts.conversations,
+            blocks,
+            over=over,
+            batch_size=context.recipe.document.batch_size,
+            progress=lambda done, _total: report(done),
+        )
+        return {"states": states}
+
+    return context.cache.run("part-states", depends_on, compute)["states"]
+
+
+def read_residuals(
+    context: BuildContext, model: Any, prompts: PromptSet, *, step: str, tokenizer: Any = None
+) -> Tensor:
+    """Return the residuals of any model after every block, float32 `[n, num_blocks, width]`.
+
+    Args:
+        context: the build.
+        model: a model of the target's depth and width.
+        prompts: conversations.
+        step: what the progress bar shows.
+        tokenizer: the model's own; None is the target's.
+    """
     report = context.progress.step(step, len(prompts))
     return capture_residuals(
         model,
-        context.tokenizer,
+        tokenizer or context.tokenizer,
         prompts.conversations,
         range(context.facts.num_blocks),
         batch_size=context.recipe.document.batch_size,

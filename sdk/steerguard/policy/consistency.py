@@ -35,6 +35,7 @@ def inconsistencies(policy: Policy) -> tuple[Inconsistency, ...]:
         *_repeated_ids(policy),
         *_outcomes(policy),
         *_conditions(policy),
+        *_calibrations(policy),
         *_fallback(policy),
         *_unused_guidance(policy),
         *_streaming(policy),
@@ -118,6 +119,24 @@ def _score(path: Path, score: ScoreRange) -> Iterator[Inconsistency]:
             expected=f"a false-positive rate under {low.fpr_text} (a smaller rate is a higher score)",
             found=high.fpr_text,
         )
+
+
+def _calibrations(policy: Policy) -> Iterator[Inconsistency]:
+    by_rate = {
+        rule.when.detector
+        for rule in policy.rules
+        if isinstance(rule.when, ScoreCondition)
+        for bound in (rule.when.score.at_least, rule.when.score.below)
+        if isinstance(bound, CalibratedBound)
+    }
+    for index, detector in enumerate(policy.detectors):
+        if detector.calibration is not None and detector.id not in by_rate:
+            yield Inconsistency(
+                ("detectors", index, "calibration"),
+                f"No rule compares `{detector.id}` with a rate, so its calibration has no effect.",
+                expected="a bound `{fpr: rate}` on this detector",
+                hint="Write a bound as `{fpr: rate}`, or remove `calibration`.",
+            )
 
 
 def _fallback(policy: Policy) -> Iterator[Inconsistency]:

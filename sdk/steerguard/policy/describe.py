@@ -23,6 +23,11 @@ def describe(policy: Policy) -> tuple[str, ...]:
             f"Detector {entry.id} reads one score per request with {entry.artifact} at the end of the generation prompt."
             for entry in policy.detectors
         ),
+        *(
+            f"Rates of {entry.id} come from the calibration {entry.calibration.file}, pinned to {entry.calibration.sha256}."
+            for entry in policy.detectors
+            if entry.calibration is not None
+        ),
         *(f"{_condition(rule.when)}, {_outcome(rule.then)} (rule {rule.id})." for rule in policy.rules),
         f"Otherwise, and at least, {_outcome(policy.default)}.",
         *(f"Guidance {entry.id} {entry.summary()}." for entry in policy.guidance),

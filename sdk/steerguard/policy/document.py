@@ -10,11 +10,13 @@ Example::
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, PrivateAttr, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from steerguard.canonical import digest
@@ -64,6 +66,16 @@ class Target(Section):
     """Inputs that the guard covers; a model that takes others is refused at plan time."""
 
 
+class DetectorCalibration(Section):
+    """Benign scores of one's own prompts, written by `steerguard calibrate`, in place of the artifact's own."""
+
+    file: Annotated[str, Field(min_length=1, max_length=1000)]
+    """Path of the attestation: absolute, or relative to the folder of the policy file; for a policy that was made in
+    code, relative to the working directory."""
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """Digest of the file's bytes, 64 hexadecimal digits in quotes; a file with other bytes is refused."""
+
+
 class LinearProbeDetector(Section):
     """A linear read-out of hidden states: one score per row, read once per request."""
 
@@ -78,6 +90,15 @@ class LinearProbeDetector(Section):
         Field(json_schema_extra={"x-cost": "one dot product per probed block and row, in the same prefill"}),
     ] = "generation_prompt_end"
     """Where the score is read: `generation_prompt_end`, the end of the last assistant header."""
+    calibration: DetectorCalibration | None = None
+    """Where thresholds given as `fpr` come from; left out: the calibration inside the artifact."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a document was read. Policies with the same document are equal: the files that it names are pinned."""
+
+    folder: Path | None = field(compare=False)
 
 
 class Policy(Section):
@@ -118,6 +139,7 @@ class Policy(Section):
     """What a caller learns of a refusal: `none`, `code` or `category`; never the text that matched."""
     audit: AuditContent = AuditContent()
     """What the audit log keeps of prompts and answers."""
+    _place: _Place = PrivateAttr(default_factory=lambda: _Place(None))
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -127,6 +149,19 @@ class Policy(Section):
             text = "; ".join(f"{finding.message} ({finding.path})" for finding in findings)
             raise PydanticCustomError(kind, template, {"text": text, "findings": findings})
         return self
+
+    def located_in(self, folder: Path) -> Policy:
+        """Return the policy with paths in it read relative to a folder; the document and its digest stay the same."""
+        if all(detector.calibration is None for detector in self.detectors):
+            return self
+        located = self.model_copy()
+        located._place = _Place(folder)  # noqa: SLF001 - a copy of this class
+        return located
+
+    def path_of(self, file: str) -> Path:
+        """Return where a file that the document names lies; relative to the working directory without a folder."""
+        folder = self._place.folder
+        return Path(file) if folder is None else folder / file
 
     def document(self) -> dict[str, Any]:
         """Return the effective document, defaults included, as JSON data; it loads to an equal policy."""

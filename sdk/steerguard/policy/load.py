@@ -55,15 +55,16 @@ def load_policy(source: str | Path | Policy, *, today: date | None = None) -> Po
         _refuse_expired(source, parsed, file=source.metadata.name, today=today)
         return source
     path = source if isinstance(source, Path) else _path_of(source)
-    return parse_policy(_text_of(path), file=str(path), today=today)
+    return parse_policy(_text_of(path), file=str(path), folder=path.parent, today=today)
 
 
-def parse_policy(text: str, *, file: str, today: date | None = None) -> Policy:
+def parse_policy(text: str, *, file: str, folder: Path | None = None, today: date | None = None) -> Policy:
     """Return the policy that a text holds; the errors are those of `load_policy`.
 
     Args:
         text: YAML or JSON document.
         file: name for messages; with the ending `.json` the text must be JSON.
+        folder: what paths in the document are relative to; the working directory by default.
         today: date against which `expires` is checked; the current UTC date by default.
     """
     parsed = read_document(text, file=file)
@@ -80,7 +81,7 @@ def parse_policy(text: str, *, file: str, today: date | None = None) -> Policy:
     _check_version(parsed, file=file)
     policy = _validated(parsed, file=file)
     _refuse_expired(policy, parsed, file=file, today=today)
-    return policy
+    return policy if folder is None else policy.located_in(folder.absolute())
 
 
 def shipped_policies() -> tuple[str, ...]:

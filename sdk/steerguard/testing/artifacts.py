@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from steerguard.artifacts.calibration import calibration_from_scores
 from steerguard.artifacts.codec import write_artifact
 from steerguard.artifacts.fingerprint import PROMPTS
+from steerguard.artifacts.probe_params import PROMPT_MEAN_FEATURE, Over, probe_params
 from steerguard.models.capture import measure_fingerprint
 from steerguard.models.inspect import inspect_model
 from steerguard.registry.local import LocalDirectory, create_registry
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 VARIANT = "tiny"
+VECTORS_FILE = "weights/vectors.safetensors"
 FINGERPRINT_FILE = "weights/fingerprint.safetensors"
 CALIBRATION_SCORES = 99
 
@@ -32,19 +34,28 @@ def tiny_registry(
     tokenizer: Any,
     *,
     probe_blocks: Sequence[int] = (0, 1),
+    probe_over: Sequence[Over] | None = None,
     steered_blocks: Sequence[int] = (1, 2),
     strength: str = "1.0",
+    schedule: Literal["constant", "by_phase", "by_step"] = "constant",
+    steps: int = 3,
     seed: int = 0,
 ) -> LocalDirectory:
-    """Make a registry with a random probe `harmful-intent` and random vectors `inferaligner` for a model.
+    """Make a registry with a random probe and random vectors for a model.
+
+    The families are `harmful-intent`, a probe, and `inferaligner` and `refusal-vectors`, steering vectors of the
+    methods `inferaligner` and `fitted_refusal`.
 
     Args:
         root: a folder that does not exist yet.
         model: any decoder-only model that is not wrapped.
         tokenizer: its tokenizer, with a chat template.
-        probe_blocks: blocks that the probe reads.
+        probe_blocks: blocks that the probe reads; one may stand twice when `probe_over` differs.
+        probe_over: what it reads there, one entry per block; None is the end of the generation prompt everywhere.
         steered_blocks: blocks that the vectors steer.
         strength: what coefficient 1.0 multiplies the unit vectors by.
+        schedule: when which vector is added.
+        steps: how many generated tokens have a vector of their own; `by_step` only.
         seed: of all random numbers; the global generator is left alone.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -87,22 +98,8 @@ def tiny_registry(
         "created": "2026-01-01T00:00:00Z",
     }
     registry = create_registry(root)
-    _add(
-        registry,
-        {
-            **fields,
-            "family": "inferaligner",
-            "type": "steering_vectors",
-            "method": "inferaligner",
-            "requires": {"sdk": ">=0.1", "features": ["schedule.constant", "operator.add"]},
-            "params": {"blocks": list(steered_blocks), "strength": strength, "positions": "all"},
-        },
-        {
-            "weights/vectors.safetensors": {"theta": vectors, "srv": srv, "gate_bias": torch.zeros(shape[0])},
-            FINGERPRINT_FILE: {"directions": fingerprint},
-        },
-        None,
-    )
+    parts = tuple(zip(probe_blocks, probe_over or ("end",) * len(probe_blocks), strict=True))
+    more = [PROMPT_MEAN_FEATURE] if any(over == "prompt_mean" for _, over in parts) else []
     _add(
         registry,
         {
@@ -110,8 +107,8 @@ def tiny_registry(
             "family": "harmful-intent",
             "type": "probe",
             "method": "linear_probe",
-            "requires": {"sdk": ">=0.1", "features": ["probe.linear", "calibration.split_conformal"]},
-            "params": {"blocks": list(probe_blocks), "read": "generation_prompt_end", "reduce": "mean"},
+            "requires": {"sdk": ">=0.1", "features": ["probe.linear", "calibration.split_conformal", *more]},
+            "params": probe_params(parts),
         },
         {
             "weights/probe.safetensors": {"weight": weight, "bias": torch.zeros(len(probe_blocks))},
@@ -119,7 +116,41 @@ def tiny_registry(
         },
         torch.randn(CALIBRATION_SCORES, generator=generator),
     )
+    steering = {
+        **fields,
+        "type": "steering_vectors",
+        "requires": {"sdk": ">=0.1", "features": [f"schedule.{schedule}", "operator.add"]},
+        "params": {"blocks": list(steered_blocks), "strength": strength, **_timing(schedule, steps)},
+    }
+    for family, method, beside in (
+        ("inferaligner", "inferaligner", {"srv": srv, "gate_bias": torch.zeros(shape[0])}),
+        ("refusal-vectors", "fitted_refusal", {}),
+    ):
+        theta = _vectors(vectors, schedule, steps, generator)
+        tensors = {VECTORS_FILE: {**theta, **beside}, FINGERPRINT_FILE: {"directions": fingerprint}}
+        _add(registry, {**steering, "family": family, "method": method}, tensors, None)
     return registry
+
+
+def _timing(schedule: str, steps: int) -> dict[str, Any]:
+    """Return what `params` say of a schedule."""
+    if schedule == "constant":
+        return {"positions": "all"}
+    return {"schedule": schedule, "steps": steps} if schedule == "by_step" else {"schedule": schedule}
+
+
+def _vectors(constant: Tensor, schedule: str, steps: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """Return the tensors of a schedule, unit vectors; each draw gives others but for a constant."""
+    if schedule == "constant":
+        return {"theta": constant}
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.nn.functional.normalize(torch.randn(shape, generator=generator), dim=-1)
+
+    parts = {"theta_prompt": drawn(*constant.shape), "theta_last": drawn(*constant.shape)}
+    if schedule == "by_phase":
+        return {**parts, "theta_decode": drawn(*constant.shape)}
+    return {**parts, "theta_steps": drawn(steps, *constant.shape)}
 
 
 def _add(

@@ -14,6 +14,9 @@ from steerguard.errors import BuildError
 from steerguard.evaluate.proportions import auroc
 
 
+ENDS = ((0, "end"), (1, "end"))
+
+
 def classes(shift, count=30, blocks=2, width=8, seed=0):
     generator = torch.Generator().manual_seed(seed)
     benign = torch.randn(count, blocks, width, generator=generator) * 3 + 10
@@ -23,7 +26,7 @@ def classes(shift, count=30, blocks=2, width=8, seed=0):
 
 def test_logistic_regression_scores_equal_a_standardising_pipeline():
     harmful, benign = classes(shift=2.0)
-    probe = fit_probe(harmful, benign, (0, 1), "logistic_regression", inverse_penalty=0.5)
+    probe = fit_probe(harmful, benign, ENDS, "logistic_regression", inverse_penalty=0.5)
     labels = np.r_[np.ones(30), np.zeros(30)]
     expected = []
     for block in range(2):
@@ -37,14 +40,14 @@ def test_logistic_regression_scores_equal_a_standardising_pipeline():
 @pytest.mark.parametrize("estimator", ["mean_difference", "logistic_regression", "lda"])
 def test_every_estimator_scores_harmful_above_benign(estimator):
     harmful, benign = classes(shift=4.0)
-    probe = fit_probe(harmful, benign, (0, 1), estimator)
+    probe = fit_probe(harmful, benign, ENDS, estimator)
     assert auroc(probe.score(harmful).tolist(), probe.score(benign).tolist()) > 0.95
     assert float(probe.score(harmful).mean()) > 0 > float(probe.score(benign).mean())
 
 
 def test_out_of_fold_scores_of_noise_do_not_separate_although_fitted_ones_do():
     harmful, benign = classes(shift=0.0, count=40, width=60)
-    fitted = fit_probe(harmful, benign, (0, 1), "logistic_regression", inverse_penalty=100.0)
+    fitted = fit_probe(harmful, benign, ENDS, "logistic_regression", inverse_penalty=100.0)
     assert auroc(fitted.score(harmful).tolist(), fitted.score(benign).tolist()) > 0.95
     out_of_fold = out_of_fold_scores(harmful, benign, "logistic_regression", inverse_penalty=100.0, folds=5, seed=0)
     assert 0.2 < auroc(*out_of_fold) < 0.8

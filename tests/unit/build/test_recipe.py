@@ -83,7 +83,7 @@ def test_a_shipped_probe_lies_at_or_below_the_first_steered_block(family):
     assert max(probe.blocks) <= min(vectors.blocks)
 
 
-def test_only_the_fitted_family_is_refined():
+def test_only_the_fitted_family_is_fitted():
     recipes = registry_directory() / "recipes"
-    assert load_recipe(recipes / "inferaligner.yaml").document.artifact.refinement is None
-    assert load_recipe(recipes / "refusal-vectors.yaml").document.artifact.refinement is not None
+    assert load_recipe(recipes / "inferaligner.yaml").document.artifact.method == "inferaligner"
+    assert load_recipe(recipes / "refusal-vectors.yaml").document.artifact.method == "fitted_refusal"

@@ -16,7 +16,7 @@ def _bind(**tensors):
     given = {name: tensor for name, tensor in given.items() if tensor is not None}
     manifest = SimpleNamespace(base=SimpleNamespace(hidden_size=2))
     return bind_probe(
-        SimpleNamespace(id="d", blocks=(3, 5)), SimpleNamespace(tensors={PROBE_FILE: given}, manifest=manifest)
+        SimpleNamespace(id="d", blocks=(3, 5), over=("end", "end")), SimpleNamespace(tensors={PROBE_FILE: given}, manifest=manifest)
     )
 
 
@@ -53,5 +53,5 @@ def test_half_precision_weights_are_read_in_float32():
     ids=["no weight", "no bias", "one block", "width 1", "width 3", "flat", "three biases", "column of biases"],
 )
 def test_tensors_of_another_shape_are_refused(tensors):
-    with pytest.raises(ArtifactFormatError, match="one weight row and one bias per block"):
+    with pytest.raises(ArtifactFormatError, match="one weight row and one bias per part"):
         _bind(**tensors)

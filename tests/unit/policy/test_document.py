@@ -65,7 +65,7 @@ def test_digest_is_stable_across_processes() -> None:
 
 
 def test_digest_of_a_pinned_document_never_changes() -> None:
-    assert load_policy(FULL).digest == "sha256:721ea904d901531c05e0dd605ff1ed78863486c4d52bb89335235272b9b6d2ea"
+    assert load_policy(FULL).digest == "sha256:76201f6ac43e551da42f14e72225e97488d82a1c8855b5e44f4d522ee9eed97f"
 
 
 def _variants(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -78,6 +78,8 @@ def _variants(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         (("mode",), "enforce"),
         (("target", "modalities"), ["text"]),
         (("detectors", 0, "artifact"), "harmful-intent@^2"),
+        (("detectors", 0, "calibration", "file"), "other.json"),
+        (("detectors", 0, "calibration", "sha256"), "1" * 64),
         (("guidance", 0, "artifact"), "inferaligner@^2"),
         (("guidance", 0, "coefficient"), 1.25),
         (("guidance", 0, "positions"), "decode"),
