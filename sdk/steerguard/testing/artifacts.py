@@ -98,7 +98,8 @@ def tiny_registry(
         "created": "2026-01-01T00:00:00Z",
     }
     registry = create_registry(root)
-    parts = tuple(zip(probe_blocks, probe_over or ("end",) * len(probe_blocks), strict=True))
+    over: Sequence[Over] = probe_over or ("end",) * len(probe_blocks)
+    parts = tuple(zip(probe_blocks, over, strict=True))
     more = [PROMPT_MEAN_FEATURE] if any(over == "prompt_mean" for _, over in parts) else []
     _add(
         registry,

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from steerguard.build.contrast import load_contrast
-from steerguard.build.donor_kinds import donor_of
+from steerguard.build.donor_kinds import donor_of, donor_prompts
 from steerguard.build.step_cache import StepCache
 from steerguard.build.steps import BuildContext, SilentProgress
 from steerguard.errors import BuildError, RecipeError
@@ -139,3 +139,22 @@ def test_a_sibling_with_the_same_tokenizer_may_be_read_while_it_answers(workshop
     saved(workshop, tiny_model("llama", seed=5))
     built = workshop.build(workshop.recipe(READING))
     assert load_file(built.folder / "weights" / "vectors.safetensors")["theta_steps"].any()
+
+
+def test_max_prompts_draws_the_same_prompts_for_the_same_seed(workshop):
+    limited = workshop.recipe(SYSTEM.replace("kind: system_prompt", "kind: system_prompt\n    max_prompts: 2"))
+    context = context_of(workshop, limited, tiny_model("llama"))
+    drawn = [donor_prompts(context, limited.document.artifact.donor) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    for prompts, everything in zip(drawn[0], (context.data.harmful, context.data.benign), strict=True):
+        assert len(prompts) == 2
+        assert set(prompts.ids) < set(everything.split("build").ids)
+
+
+def test_harmful_kinds_can_be_left_out_but_not_all(workshop):
+    kinds = sorted(set(load_contrast(workshop.recipe(SYSTEM)).harmful.split("build").kinds))
+    recipe = workshop.recipe(
+        SYSTEM.replace("kind: system_prompt", f"kind: system_prompt\n    harmful_kinds_left_out: [{', '.join(kinds)}]")
+    )
+    with pytest.raises(RecipeError, match="No harmful prompts are left"):
+        donor_prompts(context_of(workshop, recipe, tiny_model("llama")), recipe.document.artifact.donor)

@@ -117,6 +117,14 @@ def test_response_mean_equals_numpy(positions, count):
     np.testing.assert_allclose(estimators.response_mean(a, positions).numpy(), expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize(("positions", "refusing_count", "complying_count"), [(None, STEPS, STEPS + 2), (2, 2, 2)])
+def test_answer_contrast_equals_numpy(positions, refusing_count, complying_count):
+    refusing, complying = means(7), means(8, STEPS + 2)
+    expected = f64(refusing.steps)[:refusing_count].mean(0) - f64(complying.steps)[:complying_count].mean(0)
+    found = estimators.answer_contrast(refusing, complying, positions)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("positions", [None, 3])
 def test_schedules_equal_numpy(positions):
     a = answers()

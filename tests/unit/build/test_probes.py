@@ -13,7 +13,6 @@ from steerguard.build.probes import fit_probe, out_of_fold_scores
 from steerguard.errors import BuildError
 from steerguard.evaluate.proportions import auroc
 
-
 ENDS = ((0, "end"), (1, "end"))
 
 

@@ -139,6 +139,8 @@ WRONG = {
             ("benign_answer_tokens: 3", "steps: 3", "artifact.donor.steps"),
             ("  blocks", "  estimator: by_step\n  blocks", "artifact.donor.refusal"),
             ("  blocks", "  estimator: response_mean\n  blocks", "artifact.donor.refusal"),
+            ("  blocks", "  estimator: answer_contrast\n  blocks", "artifact.donor.refusal"),
+            ("  blocks", "  wordings: [I can't.]\n  blocks", "artifact.wordings"),
         ],
     ),
     "existing": (

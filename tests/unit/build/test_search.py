@@ -151,7 +151,9 @@ def test_progress_counts_every_answer_up_to_the_total(workshop):
     assert seen[-1] == total
 
 
-@pytest.mark.parametrize("estimator", ["ssv", "cross", "cross_centred", "response_mean", "by_phase", "by_step"])
+@pytest.mark.parametrize(
+    "estimator", ["ssv", "cross", "cross_centred", "response_mean", "answer_contrast", "by_phase", "by_step"]
+)
 def test_every_estimator_makes_an_artifact_that_verifies(workshop, estimator):
     recipe = workshop.recipe(
         f'{DONOR}  estimator: {estimator}\n  response_tokens: 4\n  blocks: [2, 3]\n  strength: "0.5"\n'

@@ -1,0 +1,71 @@
+"""The parts of a probe: what `params` may state, and the feature that goes with the prompt mean."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from steerguard.artifacts.manifest import KNOWN_FEATURES
+from steerguard.artifacts.probe_params import PROMPT_MEAN_FEATURE, probe_params, probe_parts
+from steerguard.errors import ArtifactFormatError
+
+PARTS = ((12, "prompt_mean"), (15, "end"), (16, "end"), (16, "prompt_mean"))
+MEANS = ("probe.linear", PROMPT_MEAN_FEATURE)
+
+
+def manifest(params, features=("probe.linear",)):
+    return SimpleNamespace(
+        params=params, requires=SimpleNamespace(features=features), base=SimpleNamespace(num_blocks=30)
+    )
+
+
+def test_params_without_over_read_the_end_everywhere_and_stay_as_they_were():
+    ends = ((15, "end"), (16, "end"))
+    params = {"blocks": [15, 16], "read": "generation_prompt_end", "reduce": "mean"}
+    assert probe_parts(manifest(params)) == ends
+    assert probe_params(ends) == params
+    assert probe_parts(manifest({**params, "over": ["end", "end"]})) == ends
+
+
+def test_parts_survive_the_params():
+    params = probe_params(PARTS)
+    assert params["blocks"] == [12, 15, 16, 16]
+    assert params["over"] == ["prompt_mean", "end", "end", "prompt_mean"]
+    assert probe_parts(manifest(params, MEANS)) == PARTS
+
+
+@pytest.mark.parametrize(
+    ("changed", "where"),
+    [
+        ({"blocks": None}, "params.blocks"),
+        ({"blocks": []}, "params.blocks"),
+        ({"blocks": 15}, "params.blocks"),
+        ({"blocks": ["15", "16"]}, "params.blocks"),
+        ({"blocks": [True, 16]}, "params.blocks"),
+        ({"blocks": [15, 30]}, "params.blocks"),
+        ({"blocks": [-1, 16]}, "params.blocks"),
+        ({"blocks": [16, 16], "over": ["prompt_mean", "prompt_mean"]}, "params.blocks"),
+        ({"blocks": [16, 16], "over": None}, "params.blocks"),
+        ({"over": ["prompt_mean"]}, "params.over"),
+        ({"over": ["prompt_mean", "end", "end"]}, "params.over"),
+        ({"over": ["prompt_mean", "last"]}, "params.over"),
+        ({"over": ["prompt_mean", None]}, "params.over"),
+        ({"over": "prompt_mean"}, "params.over"),
+    ],
+)
+def test_what_is_not_a_list_of_parts_is_refused(changed, where):
+    with pytest.raises(ArtifactFormatError) as caught:
+        probe_parts(manifest({"blocks": [15, 16], "over": ["prompt_mean", "end"], **changed}, MEANS))
+    assert caught.value.where == f"manifest.json: {where}"
+
+
+@pytest.mark.parametrize(("over", "features"), [(["end"], MEANS), (None, MEANS), (["prompt_mean"], MEANS[:1])])
+def test_the_feature_is_required_exactly_when_it_is_used(over, features):
+    with pytest.raises(ArtifactFormatError, match="exactly when") as caught:
+        probe_parts(manifest({"blocks": [15], "over": over}, features))
+    assert caught.value.where == "manifest.json: requires.features"
+
+
+def test_this_version_knows_the_feature():
+    assert PROMPT_MEAN_FEATURE in KNOWN_FEATURES
