@@ -7,7 +7,8 @@ export PYTHONHASHSEED ?= 0
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test check fmt schema benchmark-effect benchmark-overhead benchmark-setup clean
+.PHONY: demo test check fmt schema figures clean benchmark benchmark-effect benchmark-calibration benchmark-judge \
+	benchmark-evaluate benchmark-overhead benchmark-setup
 
 demo: $(STAMP)
 	$(RUN)/steerguard demo
@@ -22,6 +23,7 @@ check: $(STAMP)
 	$(RUN)/lint-imports
 	$(RUN)/python -m steerguard.policy.json_schema --check policies/policy.v1alpha1.schema.json
 	$(RUN)/python -m steerguard.policy.reference --check docs/policy-reference.md
+	$(RUN)/python benchmarks/figures.py --check
 	$(RUN)/python -m pytest -q tests/documents/test_tree.py
 
 fmt: $(STAMP)
@@ -32,9 +34,28 @@ schema: $(STAMP)
 	$(RUN)/python -m steerguard.policy.json_schema --write policies/policy.v1alpha1.schema.json
 	$(RUN)/python -m steerguard.policy.reference --write docs/policy-reference.md
 
-# DATA is the folder with the public data sets; see benchmarks/README.md.
+# The figures of README and docs, from benchmarks/results.
+figures: $(STAMP)
+	$(RUN)/python benchmarks/figures.py --write
+
+# DATA is the folder with the public data sets; see benchmarks/README.md. The parts run one after the other, also under -j.
+benchmark:
+	$(MAKE) benchmark-effect DATA=$(DATA)
+	$(MAKE) benchmark-calibration DATA=$(DATA)
+	$(MAKE) benchmark-judge DATA=$(DATA)
+	$(MAKE) figures
+
 benchmark-effect: $(STAMP)
 	$(RUN)/python benchmarks/effect.py --data $(DATA) --out benchmarks/results/effect.json
+
+benchmark-calibration: $(STAMP)
+	$(RUN)/python benchmarks/calibration.py --data $(DATA) --out benchmarks/results/calibration.json
+
+benchmark-judge: $(STAMP)
+	$(RUN)/python benchmarks/judge.py --data $(DATA) --out benchmarks/results/judge.json
+
+benchmark-evaluate: $(STAMP)
+	$(RUN)/python benchmarks/evaluate_speed.py --out benchmarks/results/evaluate_speed.json
 
 benchmark-overhead: $(STAMP)
 	$(RUN)/pip install -q --no-deps steering-vectors==0.12.2

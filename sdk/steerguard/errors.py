@@ -36,6 +36,8 @@ The tree is grouped by what the reader must change, so that the group is the fir
     │   └── AuditVerificationError
     ├── BuildError                    a recipe could not be carried out
     │   └── RecipeError
+    ├── EvaluationError               prompts, settings or results of an evaluation
+    │   └── PromptFileError
     └── ContentError                  the package's own data files are missing
 
 A message states what was expected, what was found, where, and one next step.
@@ -221,6 +223,14 @@ class BuildError(SteerguardError):
 
 class RecipeError(BuildError):
     """Raised when a recipe document is wrong."""
+
+
+class EvaluationError(SteerguardError):
+    """An evaluation cannot run, cannot go on in its folder, or lacks what a figure needs."""
+
+
+class PromptFileError(EvaluationError):
+    """A file of prompts, answers or reference sentences is missing, malformed or lacks what was named."""
 
 
 class ContentError(SteerguardError):

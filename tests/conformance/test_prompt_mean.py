@@ -21,6 +21,7 @@ from tests.guarded_models import (
     shared_model,
     tokenizer,
 )
+from tests.unit.engine.test_request import NoWaiting
 
 from steerguard.artifacts.verify import verify_artifact
 from steerguard.build.own_calibration import calibrate
@@ -148,12 +149,12 @@ def test_a_state_that_is_not_finite_anywhere_in_the_prompt_refuses_the_row():
         hidden[1, first + 5] = math.nan
         return hidden if isinstance(output, torch.Tensor) else (hidden, *output[1:])
 
-    handle = blocks_of(model)[0].register_forward_hook(spoil)
-    try:
-        with guarded(model, policy(1e6), registry=registry(model)) as wrapped, wrapped.guard.collect() as reports:
+    with guarded(model, policy(1e6), registry=registry(model)) as wrapped, wrapped.guard.collect() as reports:
+        handle = blocks_of(model)[0].register_forward_hook(spoil)
+        try:
             wrapped.generate(**batch, max_new_tokens=2, do_sample=False)
-    finally:
-        handle.remove()
+        finally:
+            handle.remove()
     assert [report.cause for report in reports] == ["default", "non_finite", "default"]
     assert reports[1].applied == "refuse"
 
@@ -174,3 +175,22 @@ def test_a_prompt_without_a_fifth_token_is_refused():
         short, enough = read_verdicts(request, "enforce")
     assert (short.verdict.cause, short.applied, short.open) == ("non_finite", "refuse", ())
     assert (enough.verdict.cause, enough.applied) == ("rule", "guide")
+
+
+def test_reading_a_prompt_mean_does_not_wait_for_the_device():
+    model, batch = shared_model(), prompts(3)
+    with guarded(model, policy(0.0), registry=registry(model)) as wrapped:
+        engine = wrapped.guard.engine
+        request = GuidedRequest(
+            owner=None,
+            program=engine.program,
+            prompt_mask=batch["attention_mask"].bool(),
+            ends=engine.generation_prompt.ends(batch["input_ids"], batch["attention_mask"]),
+            steers=False,
+            cached=True,
+        )
+        hidden = torch.randn(*batch["input_ids"].shape, 32)
+        with NoWaiting():
+            for block in request.program.blocks:
+                request.at_block(block, hidden)
+    assert set(request.parts_read.values()) == {4}

@@ -6,6 +6,7 @@ came out of this one plus the vector of the position, in float32 and to the last
 
 from __future__ import annotations
 
+import inspect
 from contextlib import contextmanager
 
 import numpy as np
@@ -200,6 +201,27 @@ def test_a_prefilled_answer_uses_up_steps_row_by_row():
     assert tokens == [1, 2]
     assert _hooked("by_step", ["a", "ab", "ab"])[:4] == [STEERED] * (STEPS - 1) + [()] * (4 - STEPS + 1)
     assert set(_hooked("by_step", ["x" * 40] * 3)) == {()}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 6])
+def test_no_more_steps_are_laid_out_than_the_answer_may_have_tokens(limit):
+    model, batch, held = shared_model(), prompts(3), []
+    width = batch["input_ids"].shape[1]
+    with guarded(model, policy(-1e6, settings=SETTINGS), registry=_registry("by_step")) as wrapped:
+        free, _ = run(wrapped, batch, eos_token_id=None)
+
+        def act(step):
+            if step == 0:
+                hooks = [hook for block in STEERED for hook in blocks_of(model)[block]._forward_hooks.values()]
+                held.extend(inspect.getclosurevars(hook).nonlocals["ending"] for hook in hooks)
+
+        with wrapped.guard.collect() as reports:
+            tokens, _ = run(wrapped, batch, act=act, eos_token_id=None, max_new_tokens=limit)
+    assert held == [min(limit - 1, STEPS)] * (2 if limit > 1 else 0)
+    assert torch.equal(tokens, free[:, : width + limit])
+    for row, report in enumerate(reports):
+        length = int(batch["attention_mask"][row].sum())
+        assert [dose.positions for dose in report.doses] == [2 * (length + min(limit - 1, STEPS))]
 
 
 def test_when_every_row_is_closed_no_step_leaves_a_hook():

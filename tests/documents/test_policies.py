@@ -16,8 +16,8 @@ from steerguard.policy.yaml_subset import read_document
 FULL = Path(__file__).parent / "full.yaml"
 NAMES = ["harmlessness", "harmlessness-monitor", "refuse-only"]
 
-# The embedded probe is calibrated on about 180 benign prompts; a smaller rate cannot be resolved from them.
-SMALLEST_FPR = 1 / 181
+# The embedded probe is calibrated on 596 ordinary benign prompts; a smaller rate cannot be resolved from them.
+SMALLEST_FPR = 1 / 597
 
 
 def test_the_shipped_policies_are_these() -> None:

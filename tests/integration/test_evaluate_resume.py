@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import random
 import signal
@@ -12,8 +13,9 @@ import pytest
 import torch
 from tests.evaluations import model_and_tokenizer, tiny_inputs, tiny_policy
 
-from steerguard.errors import SteerguardError
+from steerguard.errors import EvaluationError, SteerguardError
 from steerguard.evaluate import durable, journal
+from steerguard.evaluate.answering import Answerer
 from steerguard.evaluate.prompt_files import read_prompts
 from steerguard.evaluate.prompt_spec import parse_spec
 from steerguard.evaluate.run import evaluate
@@ -112,6 +114,53 @@ def test_the_measured_batch_size_is_measured_once(tmp_path, monkeypatch):
             run(tmp_path / "out", inputs)
     monkeypatch.setattr("steerguard.evaluate.inputs.find_batch_size", lambda *_: pytest.fail("measured again"))
     run(tmp_path / "out", inputs)
+
+
+LACKS = (torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+
+
+@pytest.mark.parametrize("lack", LACKS, ids=["cuda", "cpu"])
+def test_a_batch_too_large_for_the_memory_says_so_and_a_smaller_one_may_follow(tmp_path, monkeypatch, lack):
+    # The size search has no model call behind it here, so the first batch is what fails.
+    monkeypatch.setattr("steerguard.evaluate.inputs.find_batch_size", lambda *_: (4, ()))
+    inputs = tiny_inputs(tmp_path, batch_size=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Answerer, "_generate", lambda *_: (_ for _ in ()).throw(lack))
+        with pytest.raises(EvaluationError, match="memory does not suffice") as caught:
+            run(tmp_path / "out", inputs)
+    assert "--batch-size 2" in caught.value.next_step
+    assert run(tmp_path / "out", replace(inputs, batch_size=2)).settings.batch_size == 2
+    assert json.loads((tmp_path / "out" / "settings.json").read_bytes())["settings"]["batch_size"] == 2
+
+
+def test_a_lack_of_memory_behind_recorded_rows_keeps_them(tmp_path, monkeypatch):
+    inputs, answer, left = tiny_inputs(tmp_path), Answerer.answer, iter(range(2))
+
+    def lacking(self, rows, *, guarded):
+        if next(left, None) is None:
+            raise LACKS[0]
+        return answer(self, rows, guarded=guarded)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Answerer, "answer", lacking)
+        with pytest.raises(EvaluationError, match="run the same command again: it goes on"):
+            run(tmp_path / "out", inputs)
+    with pytest.raises(EvaluationError, match="batch_size: 3 → 2"):
+        run(tmp_path / "out", replace(inputs, batch_size=2))
+    run(tmp_path / "out", inputs)
+
+
+def test_another_error_of_the_model_is_left_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(Answerer, "_generate", lambda *_: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run(tmp_path / "out", tiny_inputs(tmp_path))
+
+
+def test_another_device_refuses_to_go_on(undisturbed, tmp_path, monkeypatch):
+    inputs, _ = undisturbed
+    monkeypatch.setattr("steerguard.evaluate.inputs._device_name", lambda _: "another")
+    with pytest.raises(EvaluationError, match=r"device_name: .* → \"another\""):
+        run(tmp_path / "whole", inputs)
 
 
 @pytest.mark.parametrize(

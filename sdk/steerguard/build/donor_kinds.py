@@ -64,20 +64,37 @@ def donor_prompts(context: BuildContext, settings: AnyDonor) -> tuple[PromptSet,
         (context.data.harmful, settings.harmful_kinds_left_out, "harmful_kinds_left_out"),
         (context.data.benign, settings.benign_kinds_left_out, "benign_kinds_left_out"),
     )
-    seed = context.recipe.document.seed
-    chosen = []
-    for prompts, left_out, field in classes:
-        kept = prompts.split("build").without_kinds(left_out)
-        if len(kept) == 0:
-            raise RecipeError(
-                f"No {field.partition('_')[0]} prompts are left.", where=f"artifact.donor.{field}", found=list(left_out)
-            )
-        if settings.max_prompts is not None and len(kept) > settings.max_prompts:
-            # Not security: a draw that is the same for the same seed.
-            drawn = random.Random(seed).sample(range(len(kept)), settings.max_prompts)  # noqa: S311 - see above
-            kept = kept.chosen(sorted(drawn))
-        chosen.append(kept)
-    return chosen[0], chosen[1]
+    harmful, benign = (
+        drawn_for_build(context, prompts, left_out, settings.max_prompts, where=f"artifact.donor.{field}")
+        for prompts, left_out, field in classes
+    )
+    return harmful, benign
+
+
+def drawn_for_build(
+    context: BuildContext, prompts: PromptSet, left_out: tuple[str, ...], max_prompts: int | None, *, where: str
+) -> PromptSet:
+    """Return `build` prompts of one class without some kinds, at most so many of them, drawn by the recipe's seed.
+
+    Args:
+        context: the build.
+        prompts: the class, every split.
+        left_out: kinds.
+        max_prompts: None takes all.
+        where: field of the kinds, for messages.
+
+    Raises:
+        RecipeError: no prompts are left.
+    """
+    kept = prompts.split("build").without_kinds(left_out)
+    if len(kept) == 0:
+        name = "harmful" if prompts is context.data.harmful else "benign"
+        raise RecipeError(f"No {name} prompts are left.", where=where, found=list(left_out))
+    if max_prompts is None or len(kept) <= max_prompts:
+        return kept
+    # Not security: a draw that is the same for the same seed.
+    draw = random.Random(context.recipe.document.seed)  # noqa: S311 - see the line above
+    return kept.chosen(sorted(draw.sample(range(len(kept)), max_prompts)))
 
 
 def own_first_ids(context: BuildContext, prompts: PromptSet, tokens: int) -> list[tuple[int, ...]]:
@@ -90,7 +107,7 @@ def own_first_ids(context: BuildContext, prompts: PromptSet, tokens: int) -> lis
     """
     answers = context.cache.run(
         "own-answers",
-        {**context.identity(), "prompts": prompts.content_digest, "tokens": tokens},
+        {**context.batched_identity(), "prompts": prompts.content_digest, "tokens": tokens},
         lambda: {
             "answers": own_answers(
                 context.model,
@@ -109,7 +126,7 @@ def _fine_tuned(context: BuildContext, settings: FineTunedDonor) -> Donor:
     harmful, benign = donor_prompts(context, settings)
     seed = context.recipe.document.seed
     identity = {
-        **context.identity(),
+        **context.batched_identity(),
         "harmful": harmful.content_digest,
         "benign": benign.content_digest,
         "settings": {

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steerguard.build.contrast import PromptSet
 from steerguard.build.donor import Lesson, lessons, refusal_ids
-from steerguard.build.donor_kinds import own_first_ids
+from steerguard.build.donor_kinds import drawn_for_build, own_first_ids
 from steerguard.build.estimators import on_blocks, ssv_minus_srv
 from steerguard.build.fitting import fit_vectors
 from steerguard.build.parts import ArtifactParts
@@ -16,7 +17,6 @@ from steerguard.build.recipe_vectors import FittedRefusalRecipe
 from steerguard.build.steps import BuildContext
 from steerguard.build.vector_inputs import VectorInputs
 from steerguard.build.vectors_card import how_donor_was_made
-from steerguard.errors import RecipeError
 from steerguard.guidance.vector_schedules import VECTORS_FILE
 from steerguard.models.chat import encode_prompts
 
@@ -32,7 +32,7 @@ def build_fitted_refusal(context: BuildContext, recipe: FittedRefusalRecipe) -> 
         recipe: the steering part of the recipe.
 
     Raises:
-        RecipeError: no benign prompts are left to keep.
+        RecipeError: no harmful prompts are left, or no benign ones to keep.
         BuildError: the loss is not finite, or the donor cannot be opened.
     """
     fitted = _fitted(context, recipe)
@@ -50,7 +50,7 @@ def build_fitted_refusal(context: BuildContext, recipe: FittedRefusalRecipe) -> 
             "The vector is added at the positions named above, so a steered prompt must not share cached states with an unsteered one.",
             "A forced beginning of the answer (a prefill) is not always overcome by steering; use a policy that refuses.",
         ),
-        figures=_figures(context, fitted["losses"]),
+        figures=_figures(fitted["losses"], len(_harmful_prompts(context, recipe))),
         manifest_extra={
             **({"aligned_sibling": {"recipe": "recipe.yaml", "discarded": True}} if recipe.donor is not None else {}),
             "sign": "positive steers towards refusal",
@@ -60,11 +60,11 @@ def build_fitted_refusal(context: BuildContext, recipe: FittedRefusalRecipe) -> 
 
 
 def _fitted(context: BuildContext, recipe: FittedRefusalRecipe) -> dict[str, Tensor]:
-    harmful, benign = context.data.harmful.split("build"), _kept_prompts(context, recipe)
+    harmful, benign = _harmful_prompts(context, recipe), _kept_prompts(context, recipe)
     inputs = None if recipe.donor is None else VectorInputs(context, recipe.donor)
     settings = recipe.model_dump(mode="json", exclude={"donor", "strength", "type", "method"})
     depends_on: dict[str, Any] = {
-        **context.identity(),
+        **context.batched_identity(),
         "harmful": harmful.content_digest,
         "benign": None if benign is None else benign.content_digest,
         "start": None if inputs is None else dict(inputs.donor.identity),
@@ -96,16 +96,19 @@ def _fitted(context: BuildContext, recipe: FittedRefusalRecipe) -> dict[str, Ten
     return context.cache.run("fitted-refusal", depends_on, compute)
 
 
-def _kept_prompts(context: BuildContext, recipe: FittedRefusalRecipe) -> Any:
+def _harmful_prompts(context: BuildContext, recipe: FittedRefusalRecipe) -> PromptSet:
+    left_out, where = recipe.harmful_kinds_left_out, "artifact.harmful_kinds_left_out"
+    return drawn_for_build(context, context.data.harmful, left_out, recipe.max_prompts, where=where)
+
+
+def _kept_prompts(context: BuildContext, recipe: FittedRefusalRecipe) -> PromptSet | None:
     if recipe.keep_weight == 0:
         return None
-    benign = context.data.benign.split("build").without_kinds(recipe.keep_kinds_left_out)
-    if len(benign) == 0:
-        raise RecipeError("No benign prompts are left to keep.", where="artifact.keep_kinds_left_out")
-    return benign
+    left_out, where = recipe.keep_kinds_left_out, "artifact.keep_kinds_left_out"
+    return drawn_for_build(context, context.data.benign, left_out, recipe.max_prompts, where=where)
 
 
-def _figures(context: BuildContext, losses: Tensor) -> tuple[dict[str, Any], ...]:
+def _figures(losses: Tensor, harmful: int) -> tuple[dict[str, Any], ...]:
     last = losses[-_LAST_STEPS:]
     return tuple(
         {
@@ -113,7 +116,7 @@ def _figures(context: BuildContext, losses: Tensor) -> tuple[dict[str, Any], ...
             "title": f"cross entropy of the sentences, {described}",
             "set": "own harmful prompts, split build",
             "value": f"{float(values.mean()):.4f}",
-            "n": len(context.data.harmful.split("build")),
+            "n": harmful,
             "weights": "float32",
         }
         for name, described, values in (
@@ -124,8 +127,10 @@ def _figures(context: BuildContext, losses: Tensor) -> tuple[dict[str, Any], ...
 
 
 def _how_made(context: BuildContext, recipe: FittedRefusalRecipe) -> tuple[str, ...]:
-    harmful, benign = context.data.harmful.split("build"), _kept_prompts(context, recipe)
-    sentences: list[str] = [f"{len(harmful)} harmful prompts of the project's own contrast set, split `build`."]
+    harmful, benign = _harmful_prompts(context, recipe), _kept_prompts(context, recipe)
+    kinds = recipe.harmful_kinds_left_out
+    left_out = f", kinds {', '.join(kinds)} left out" if kinds else ""
+    sentences = [f"{len(harmful)} harmful prompts of the project's own contrast set, split `build`{left_out}."]
     if recipe.donor is None:
         begin = "zero"
     else:

@@ -17,9 +17,10 @@ def kinds_by_group(prompts: PromptSet, groups: Sequence[str]) -> dict[str, tuple
         groups: kinds, or patterns such as `*_twin`.
 
     Raises:
-        RecipeError: a group has no prompt in the split `calibration`, or two groups share a kind.
+        RecipeError: a group has no prompt in any split, or two groups share a kind.
     """
-    kinds = sorted(set(prompts.split("calibration").kinds))
+    # Of every split: thresholds are not for a left-out kind that only `held_out` has, either.
+    kinds = sorted(set(prompts.kinds))
     found: dict[str, tuple[str, ...]] = {}
     for group in groups:
         chosen = tuple(kind for kind in kinds if fnmatchcase(kind, group))
@@ -29,7 +30,7 @@ def kinds_by_group(prompts: PromptSet, groups: Sequence[str]) -> dict[str, tuple
             raise RecipeError(
                 "A group of kinds that the calibration leaves out is not a group of its own.",
                 where="artifact.calibration_kinds_left_out",
-                expected=f"kinds of the split calibration, each in one group: {', '.join(kinds)}",
+                expected=f"kinds of benign prompts, each in one group: {', '.join(kinds)}",
                 found=f"{group}: shares {', '.join(shared)}" if shared else f"{group}: no such kind",
             )
         found[group] = chosen

@@ -43,7 +43,7 @@ def unseen_figures(
     Args:
         harmful: of the split `held_out`.
         benign: of the split `held_out`, of the kinds that thresholds are for.
-        left_out: one for each group of kinds that the calibration leaves out.
+        left_out: one for each group of kinds that the calibration leaves out; a group may be in `build` only.
         calibration: where the thresholds come from.
         weights: weight type that the scores come from.
     """
@@ -52,7 +52,8 @@ def unseen_figures(
         title = {"id": "held_out_auroc", "title": "AUROC", "set": "own prompts, split held_out"}
         figures.append({"weights": weights, **title, **_auroc(harmful.scores, benign.scores)})
         figures += _gate_rates((harmful, benign), calibration, weights)
-    for group in left_out:
+    measured = [group for group in left_out if group.scores]
+    for group in measured:
         if harmful.scores:
             title = {
                 "id": f"unseen_{group.id}_auroc",
@@ -60,7 +61,7 @@ def unseen_figures(
                 "set": f"own harmful prompts, split held_out, against {group.name}",
             }
             figures.append({"weights": weights, **title, **_auroc(harmful.scores, group.scores)})
-    figures += _gate_rates(left_out, calibration, weights, prefix="unseen")
+    figures += _gate_rates(measured, calibration, weights, prefix="unseen")
     return figures
 
 

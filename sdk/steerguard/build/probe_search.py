@@ -21,6 +21,7 @@ from steerguard.build.probes import found_at_rate, out_of_fold_by_part
 from steerguard.build.recipe_probe import ProbeEstimator, ProbeRecipe
 from steerguard.build.steps import BuildContext
 from steerguard.evaluate.proportions import auroc
+from steerguard.models.prompt_mean import SKIPPED_TOKENS
 
 RATE = 0.05
 _DEFAULT_PENALTY = 1.0
@@ -126,12 +127,13 @@ def _cached_fit(
     seed = context.recipe.document.seed
     joint = len(parts) > 1
     depends_on: dict[str, Any] = {
-        **context.identity(),
+        **context.batched_identity(),
         "harmful": prompts[0],
         "benign": prompts[1],
         "estimator": estimator,
         "inverse_penalty": str(penalty),
         "parts": [list(part) for part in parts],
+        "skipped_tokens": SKIPPED_TOKENS,
         "folds": folds,
         "seed": seed,
     }

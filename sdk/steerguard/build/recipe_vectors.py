@@ -229,6 +229,10 @@ class FittedRefusalRecipe(RecipePart):
     """Tokens of the target's own answer that the kept examples hold."""
     keep_kinds_left_out: _Kinds = ()
     """Kinds of benign prompts that are not kept."""
+    harmful_kinds_left_out: _Kinds = ()
+    """Kinds of harmful prompts that the vectors are not fitted on, such as long jailbreak texts."""
+    max_prompts: _MaxPrompts | None = None
+    """At most this many harmful and this many kept benign prompts, drawn by the recipe's seed; None takes all."""
     strength: Strength = "1.0"
     """Multiple of theta that coefficient 1 stands for."""
     positions: Positions = "all"

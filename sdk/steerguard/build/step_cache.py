@@ -1,26 +1,32 @@
 """Results of build steps on disk, keyed by content, so that a killed build resumes where it stopped.
 
-The key of a step is the digest of its name and of everything that it depends on (prompt texts, weights digest,
-settings, seed). A result is one safetensors file, written to a temporary name and renamed, so that a file that
-exists is whole. Prompt texts enter the key as digests; only tensors are stored.
+The key of a step is the digest of its name, of everything that it depends on (prompt texts, weights digest, settings,
+seed), and of what computes it: versions of this package and of its libraries, and the thread count. A result is one
+safetensors file, written to a temporary name and renamed, so that a file that exists is whole. Prompt texts enter the
+key as digests; only tensors are stored.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steerguard.canonical import digest
 from steerguard.errors import BuildError
+from steerguard.version import __version__
 
 # Raise it when the meaning of a cached step changes: older files are then never read.
 _FORMAT = 1
+# What computes the results: another version may round, order or draw otherwise.
+_LIBRARIES = ("torch", "transformers", "numpy", "scikit-learn")
 
 
 class StepCache:
@@ -50,7 +56,8 @@ class StepCache:
         """
         if self._folder is None:
             return compute()
-        key = digest({"format": _FORMAT, "step": name, "inputs": dict(depends_on)}).removeprefix("sha256:")
+        content = {"format": _FORMAT, "step": name, "inputs": dict(depends_on), "made_with": made_with()}
+        key = digest(content).removeprefix("sha256:")
         path = self._folder / f"{name}-{key[:32]}.safetensors"
         if path.is_file():
             self.reused.append(name)
@@ -84,3 +91,19 @@ class StepCache:
                 where=path.parent,
                 next_step="free disk space or choose another cache folder with --cache",
             ) from error
+
+
+def made_with() -> dict[str, Any]:
+    """Return what computes a step now: versions, None for a library that is not installed, and torch's thread count."""
+    return {
+        "steerguard": __version__,
+        "libraries": {name: _installed(name) for name in _LIBRARIES},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _installed(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None

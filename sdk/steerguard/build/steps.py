@@ -17,6 +17,7 @@ from steerguard.build.weight_types import in_weight_type
 from steerguard.canonical import digest
 from steerguard.models.capture import capture_residuals, measure_fingerprint
 from steerguard.models.facts import ModelFacts
+from steerguard.models.prompt_mean import SKIPPED_TOKENS
 
 
 class Progress(Protocol):
@@ -57,6 +58,13 @@ class BuildContext:
             "template": self.facts.chat_template_sha256,
         }
 
+    def batched_identity(self) -> dict[str, Any]:
+        """Return the identity of steps that rest on forwards in batches of the recipe: `batch_size` too.
+
+        Padding changes the last bits of a state, and so what is computed from it.
+        """
+        return {**self.identity(), "forward_batch_size": self.recipe.document.batch_size}
+
 
 def residuals_of(context: BuildContext, prompts: PromptSet, *, weights: str, step: str) -> Tensor:
     """Return the target's residuals after every block, float32 `[n, num_blocks, width]`, from the cache if there.
@@ -67,7 +75,7 @@ def residuals_of(context: BuildContext, prompts: PromptSet, *, weights: str, ste
         weights: weight type that the target runs in.
         step: what the progress bar shows.
     """
-    depends_on = {**context.identity(), "prompts": prompts.content_digest, "run_in": weights}
+    depends_on = {**context.batched_identity(), "prompts": prompts.content_digest, "run_in": weights}
 
     def compute() -> dict[str, Tensor]:
         return {"residuals": read_residuals(context, in_weight_type(context.model, weights), prompts, step=step)}
@@ -92,10 +100,11 @@ def part_states_of(
         # The same step as that of a build of vectors, so that both share its result.
         return residuals_of(context, prompts, weights=weights, step=step)[:, blocks]
     depends_on = {
-        **context.identity(),
+        **context.batched_identity(),
         "prompts": prompts.content_digest,
         "run_in": weights,
         "parts": [list(part) for part in parts],
+        "skipped_tokens": SKIPPED_TOKENS,
     }
 
     def compute() -> dict[str, Tensor]:

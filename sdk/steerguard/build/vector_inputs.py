@@ -102,7 +102,7 @@ class VectorInputs:
 
     def _read_target(self, prompts: PromptSet, answers: Sequence[Sequence[int]], step: str) -> AnswerMeans:
         context = self._context
-        depends_on = {**context.identity(), "prompts": prompts.content_digest, **_said(answers)}
+        depends_on = {**context.batched_identity(), "prompts": prompts.content_digest, **_said(answers)}
 
         def compute() -> dict[str, Tensor]:
             return _read(context, context.model, context.tokenizer, prompts, answers, f"target {step}")
@@ -123,7 +123,12 @@ class VectorInputs:
         )
 
     def _depends_on(self, shown: Sequence[PromptSet]) -> dict[str, Any]:
-        return {"donor": dict(self.donor.identity), "prompts": [prompts.content_digest for prompts in shown]}
+        # An identity of its own does not say in which batches this donor is read.
+        return {
+            "donor": dict(self.donor.identity),
+            "target": self._context.batched_identity(),
+            "prompts": [prompts.content_digest for prompts in shown],
+        }
 
 
 def _said(answers: Sequence[Sequence[int]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerguard.errors import SteerguardError
+from steerguard.errors import EvaluationError, SteerguardError
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -133,7 +133,7 @@ def _judge(path: Path | None, harmless: Path | None) -> Judge | None:
     if path is None:
         if harmless is None:
             return None
-        raise SteerguardError(
+        raise EvaluationError(
             "Harmless answers alone train no judge.", where="--judge-harmless", expected="--judge FILE beside it"
         )
     from steerguard.evaluate.judge import train_judge

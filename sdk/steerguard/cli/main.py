@@ -24,7 +24,11 @@ GROUPS = {
 def application(commands: Sequence[str]) -> typer.Typer:
     """Return the command line with the given commands loaded."""
     app = typer.Typer(
-        name="steerguard", help="Safety middleware for open-weight language models.", no_args_is_help=True
+        name="steerguard",
+        help="Safety middleware for open-weight language models.",
+        no_args_is_help=True,
+        # Local variables hold prompts and keys.
+        pretty_exceptions_show_locals=False,
     )
     app.callback()(_version_option)
     for command in commands:

@@ -35,6 +35,7 @@ class Additions:
         self._masks: dict[tuple[Positions, int, torch.device], Tensor] = {}
         self._numbers: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
         self._stepped: dict[Intervention, Tensor] = {}
+        self._vectors: dict[tuple[Intervention, torch.device, torch.dtype], Tensor] = {}
 
     def in_pass(self, intervention: Intervention, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return where a pass over all columns changes something, and what it adds there.
@@ -49,7 +50,7 @@ class Additions:
         schedule, width, device = intervention.schedule, hidden.shape[1], hidden.device
         if isinstance(schedule, Constant):
             mask = self._mask(schedule.positions, width, device)
-            return mask, schedule.vector.to(device=device, dtype=hidden.dtype)
+            return mask, self._converted(intervention, schedule.vector, hidden)
         numbers, present = self._positions(width, device)
         active, added = self._table(intervention, schedule, hidden).at(numbers)
         return present & active, added
@@ -74,11 +75,12 @@ class Additions:
             gates: bool `[rows]` by intervention of the block.
             like: tells device, type and width: `[..., width]`.
         """
-        total = self._nothing(1, like)
+        shape = (self._prompt_mask.shape[0], 1, like.shape[-1])
+        total = torch.full(shape, NEGATIVE_ZERO, device=like.device, dtype=like.dtype)
         for intervention, gate in gates.items():
             vector = steady_vector(intervention.schedule)
             if vector is not None:
-                added = total + vector.to(device=like.device, dtype=like.dtype)
+                added = total + self._converted(intervention, vector, like)
                 total = torch.where(gate[:, None, None], added, total)
         return total
 
@@ -88,20 +90,33 @@ class Additions:
         Args:
             gates: bool `[rows]` by intervention of the block.
             like: tells device, type and width: `[..., width]`.
-            passes: how many decode steps.
+            passes: how many decode steps, at least 1.
+
+        Returns:
+            One view per step of a tensor that holds them all; nothing else of that size is alive here, except while
+            the second and later interventions of a block are added.
         """
-        numbers = self._fed_back(passes, like.device)
-        total = self._nothing(passes, like)
+        numbers, total = self._fed_back(passes, like.device), None
         for intervention, gate in gates.items():
-            schedule, mask = intervention.schedule, gate[:, None]
-            if isinstance(schedule, ByStep):
-                active, added = self._table(intervention, schedule, like).at(numbers)
-                self._stepped[intervention] = active
-                mask = mask & active
+            if isinstance(intervention.schedule, ByStep):
+                added = self._step_by_step(intervention, intervention.schedule, gate, numbers, like)
             else:
-                added = self.steady({intervention: gate}, like)
-            total = torch.where(mask[:, :, None], total + added, total)
-        return total.transpose(0, 1).unsqueeze(2).contiguous().unbind(0)
+                added = self.steady({intervention: gate}, like).expand(passes, -1, -1, -1)
+            # Adding negative zero changes no bit, so closed rows need no selection here.
+            total = added.contiguous() if total is None else total.add_(added)
+        return () if total is None else total.unbind(0)
+
+    def _step_by_step(
+        self, intervention: Intervention, schedule: ByStep, gate: Tensor, numbers: Tensor, like: Tensor
+    ) -> Tensor:
+        """Return `[passes, rows, 1, width]` in one gather: closed rows point at a row of negative zeros."""
+        parts = self._table(intervention, schedule, like)
+        index = parts.index(numbers)
+        self._stepped[intervention] = parts.active[index]
+        chosen = torch.where(gate[:, None], index, parts.top + 1)
+        silent = torch.where(parts.active[:, None], parts.table, NEGATIVE_ZERO)
+        rows, passes = chosen.shape
+        return silent.index_select(0, chosen.t().reshape(-1)).view(passes, rows, 1, -1)
 
     def changed_in_decode(self, intervention: Intervention, *, passes: int) -> list[int]:
         """Return per row how many positions that many decode steps changed, were its gate open; waits for the device."""
@@ -116,10 +131,14 @@ class Additions:
         self._parts.clear()
         self._masks.clear()
         self._numbers.clear()
+        self._vectors.clear()
 
-    def _nothing(self, passes: int, like: Tensor) -> Tensor:
-        shape = (self._prompt_mask.shape[0], passes, like.shape[-1])
-        return torch.full(shape, NEGATIVE_ZERO, device=like.device, dtype=like.dtype)
+    def _converted(self, intervention: Intervention, vector: Tensor, like: Tensor) -> Tensor:
+        """Return the one vector of an intervention with the device and type of `like`; copied once for the request."""
+        key = (intervention, like.device, like.dtype)
+        if key not in self._vectors:
+            self._vectors[key] = vector.to(device=like.device, dtype=like.dtype)
+        return self._vectors[key]
 
     def _table(self, intervention: Intervention, schedule: ByPhase | ByStep, like: Tensor) -> Parts:
         if intervention not in self._parts:

@@ -35,6 +35,7 @@ class RowVerdict:
     scores: Mapping[str, float]
     """By detector; not a number where the model's state was not finite."""
     gate_scores: Mapping[Intervention, float]
+    """By linear gate; not a number where the model's state was not finite."""
     verdict: Verdict
     applied: Action
     open: tuple[Intervention, ...]
@@ -79,7 +80,8 @@ def _row_verdict(
     request: GuidedRequest, mode: Mode, row: int, host: Mapping[tuple[str, object], list[float]]
 ) -> RowVerdict:
     scores = {name: host["score", name][row] for name in request.scores}
-    verdict = _verdict(request, row, scores)
+    gate_scores = {item: host["gate score", item][row] for item in request.gate_scores}
+    verdict = _with_readable_gates(_verdict(request, row, scores), gate_scores)
     for step in request.open:
         opened = bool(host["step", step][row])
         if opened != (verdict.action == "guide" and step in verdict.use):
@@ -92,7 +94,7 @@ def _row_verdict(
             )
     return RowVerdict(
         scores=scores,
-        gate_scores={item: host["gate score", item][row] for item in request.gate_scores},
+        gate_scores=gate_scores,
         verdict=verdict,
         applied=verdict.action if mode == "enforce" else "allow",
         open=tuple(item for item in request.gates if host["gate", item][row]),
@@ -110,6 +112,16 @@ def _verdict(request: GuidedRequest, row: int, scores: Mapping[str, float]) -> V
         return Verdict(rules=(), action="refuse", use=(), cause="budget")
     order = tuple(step.id for step in plan.steps)
     return decide(plan.rules, plan.default_action, plan.default_use, scores, guidance=order)
+
+
+def _with_readable_gates(verdict: Verdict, gate_scores: Mapping[Intervention, float]) -> Verdict:
+    """Refuse a guided row with a linear gate that is not finite: a gate that cannot be read must not count as closed.
+
+    Gates of steps that the verdict does not use decide nothing, so their scores do not matter.
+    """
+    if all(math.isfinite(score) for item, score in gate_scores.items() if item.step in verdict.use):
+        return verdict
+    return Verdict(rules=verdict.rules, action="refuse", use=(), cause="non_finite")
 
 
 def _to_host(tensors: Mapping[tuple[str, object], Tensor]) -> dict[tuple[str, object], list[float]]:

@@ -2,7 +2,8 @@
 
 Invariants:
 - All state belongs to this object; nothing is stored on the model or the program.
-- Verdicts are taken once, at the end of the generation prompt, and frozen.
+- Verdicts are taken once, at the end of the generation prompt, and frozen. Until the prefill ends, only a linear gate
+  that cannot be read changes one: it turns `guide` into `refuse`.
 - A row whose gate is closed is bit-identical to the unguided run of the same batch: in prefill by selection
   (`torch.where`), in decode by adding negative zero, which changes no IEEE 754 value.
 - No decode step waits for the device.
@@ -43,6 +44,7 @@ class GuidedRequest:
         steers: False in monitor mode and in checks: read and decide, change nothing.
         cached: whether decode steps feed only the new token.
         within_budget: False keeps every gate closed; the rows are refused.
+        most_passes: how many decode passes can come at most; None where that is not known.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class GuidedRequest:
         steers: bool,
         cached: bool,
         within_budget: bool = True,
+        most_passes: int | None = None,
     ) -> None:
         self.owner = owner
         self.in_callbacks = False
@@ -72,7 +75,7 @@ class GuidedRequest:
         self.parts_read: dict[str, int] = {}
         """How many of its parts each detector has read."""
         self.open: dict[str, Tensor] = {}
-        """bool `[rows]` by guidance step, once decided."""
+        """bool `[rows]` by guidance step, once decided; closed again in rows with a linear gate that is not finite."""
         self.gates: dict[Intervention, Tensor] = {}
         """bool `[rows]`: rows that each intervention changed."""
         self.gate_scores: dict[Intervention, Tensor] = {}
@@ -84,6 +87,7 @@ class GuidedRequest:
         self.decode_ends: dict[int, int] = {}
         """By block, after how many decode passes its hook has nothing left to add; absent where it always has."""
         self._cached = cached
+        self._most_passes = most_passes
         self._frozen = False
         self._lasting: tuple[Intervention, ...] = ()
         self._outputs: dict[int, Tensor] = {}
@@ -152,6 +156,8 @@ class GuidedRequest:
             is_steady = any(steady_vector(item.schedule) is not None for item in gates)
             rest = self._additions.steady(gates, like) if is_steady else None
             passes = max(self._additions.passes_left(item, gate) for item, gate in gates.items())
+            if self._most_passes is not None:
+                passes = min(passes, self._most_passes)
             if passes > 0:
                 deltas = self._additions.stepped(gates, like, passes=passes)
                 hooks[block] = stepping_hook(self, block, deltas, rest, self.decode_passes)
@@ -234,7 +240,12 @@ class GuidedRequest:
             weight = intervention.gate.weight.to(incoming.device)
             score = (self._at_ends(incoming) * weight).sum(dim=-1) + intervention.gate.bias
             self.gate_scores[intervention] = score
-            gate = gate & (score > 0)
+            finite = torch.isfinite(score)
+            # A closed gate would return the row unguided, so a row that cannot be read is refused: the host sees the
+            # same score, and no gate of the row opens from here on.
+            broken = gate & ~finite
+            self.open = {step: rows & ~broken.to(rows.device) for step, rows in self.open.items()}
+            gate = gate & finite & (score > 0)
         return gate
 
 

@@ -59,7 +59,10 @@ def guided_sample(
     """
     mask = loop_arguments.get("attention_mask")
     prompt_mask = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
-    request = new_request(engine, input_ids, prompt_mask, cached=bool(generation_config.use_cache))
+    # The prefill gives the first token, and the last one is never fed back.
+    most_passes = max(generation_config.max_length - input_ids.shape[1] - 1, 0)
+    cached = bool(generation_config.use_cache)
+    request = new_request(engine, input_ids, prompt_mask, cached=cached, most_passes=most_passes)
     # Read before the loop: an app's callbacks hold the same tensor.
     prompts = unpadded(input_ids, prompt_mask)
     pad = (*_ids(generation_config._pad_token_tensor), 0)[0]  # noqa: SLF001 - set by generate for its own loops
@@ -79,7 +82,9 @@ def guided_sample(
     return _finish(engine, run, output, prompts, pad, generation_config)
 
 
-def new_request(engine: Engine, input_ids: Tensor, prompt_mask: Tensor, *, cached: bool) -> GuidedRequest:
+def new_request(
+    engine: Engine, input_ids: Tensor, prompt_mask: Tensor, *, cached: bool, most_passes: int | None = None
+) -> GuidedRequest:
     """Return the request for one batch: prompt ends located, budget checked."""
     limit = engine.program.plan.max_extra_memory_bytes
     rows = input_ids.shape[0]
@@ -93,6 +98,7 @@ def new_request(engine: Engine, input_ids: Tensor, prompt_mask: Tensor, *, cache
         steers=engine.mode == "enforce",
         cached=cached,
         within_budget=limit is None or engine.program.plan.cost.extra_bytes(rows) <= limit,
+        most_passes=most_passes,
     )
 
 

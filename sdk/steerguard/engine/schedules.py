@@ -33,8 +33,12 @@ class Parts:
 
     def at(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return where something is added, bool, and what, one vector for each position number."""
-        index = numbers.clamp(-1, self.top) + 1
+        index = self.index(numbers)
         return self.active[index], self.table[index]
+
+    def index(self, numbers: Tensor) -> Tensor:
+        """Return the row of the table for each position number."""
+        return numbers.clamp(-1, self.top) + 1
 
 
 def parts_of(schedule: ByPhase | ByStep, *, like: Tensor) -> Parts:

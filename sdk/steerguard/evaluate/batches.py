@@ -70,7 +70,7 @@ class Trial:
     size: int
     tokens_per_second: float
     bytes_in_use: int
-    """Most memory in use so far, 0 when unknown."""
+    """Most memory in use so far, with what an evaluation takes beyond the trial; 0 when unknown."""
 
 
 def choose_batch_size(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from steerguard.errors import SteerguardError
+from steerguard.errors import EvaluationError
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Replace a file in one step: readers and later runs see the old content or the new one, never a part.
 
     Raises:
-        SteerguardError: the file cannot be written; the old one is as it was.
+        EvaluationError: the file cannot be written; the old one is as it was.
     """
     # One name for all starts, so that kills leave one file at most; the folder is locked.
     staging = path.with_name(f".{path.name}.part")
@@ -24,7 +24,7 @@ def write_whole(path: Path, content: bytes) -> None:
         staging.replace(path)
         sync_folder(path.parent)
     except OSError as error:
-        raise SteerguardError(
+        raise EvaluationError(
             "A file cannot be written.", where=path, found=error.strerror or type(error).__name__
         ) from error
     finally:

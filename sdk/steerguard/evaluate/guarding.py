@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from steerguard.audit.log import AuditLog
-from steerguard.errors import SteerguardError
+from steerguard.errors import EvaluationError
 from steerguard.evaluate.result import UNGUIDED, EvaluatedRun, RunThreshold
 from steerguard.plan.plan import Plan
 from steerguard.policy.document import Policy
@@ -34,7 +34,7 @@ def guarded(model: Any, policy: Policy, tokenizer: Any, registry: ArtifactStore 
     """Wrap the model inside the block.
 
     Raises:
-        SteerguardError: as `steerguard.wrap`.
+        EvaluationError: as `steerguard.wrap`.
     """
     with AuditLog.open(sink=_NoSink(), content="none") as log:
         wrapped = wrap(model, policy, tokenizer=tokenizer, registry=registry, audit=log)
@@ -48,13 +48,13 @@ def check_policies(policies: tuple[Policy, ...]) -> None:
     """Refuse policies that cannot be told apart in a result.
 
     Raises:
-        SteerguardError: names the policy.
+        EvaluationError: names the policy.
     """
     seen = {UNGUIDED}
     for policy in policies:
         name = policy.metadata.name
         if name in seen:
-            raise SteerguardError(
+            raise EvaluationError(
                 "Two runs would have the same name.",
                 expected=f"a metadata.name of its own for each policy, other than `{UNGUIDED}`",
                 found=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from steerguard.build.weight_types import weights_digest
 from steerguard.canonical import digest
 from steerguard.evaluate.answering import EncodedSet
 from steerguard.evaluate.guarding import check_policies, described_run, guarded
+from steerguard.evaluate.memory import memory_for
 from steerguard.evaluate.prompt_files import PromptSet
 from steerguard.evaluate.recording import Judge
 from steerguard.evaluate.result import UNGUIDED, EvaluatedModel, EvaluatedRun, EvaluationSettings
@@ -23,6 +25,7 @@ from steerguard.evaluate.speed import SpeedMeter
 from steerguard.evaluate.throughput import find_batch_size
 from steerguard.models.inspect import inspect_model
 from steerguard.policy.document import Policy
+from steerguard.policy.numbers import decimal_text
 from steerguard.registry.store import ArtifactStore
 from steerguard.version import __version__
 
@@ -74,6 +77,7 @@ def prepare(
     *,
     speed: SpeedMeter,
     note: Callable[[str], None],
+    begun: bool,
 ) -> Prepared:
     """Check that everything fits together, settle the batch size, and compare with what the folder was begun with.
 
@@ -86,6 +90,7 @@ def prepare(
         folder: of the evaluation; it is locked.
         speed: takes what the search of the batch size measured.
         note: is told what is being done.
+        begun: whether rows are recorded; before that another batch size may be asked for.
 
     Raises:
         SteerguardError: a policy does not fit the model, or the folder was begun with other settings.
@@ -111,7 +116,8 @@ def prepare(
     batch_size = inputs.batch_size or (stored or {}).get("batch_size")
     if batch_size is None:
         note("measuring which batch size answers fastest")
-        batch_size = _measured_size(model, tokenizer, inputs, sets, speed)
+        with memory_for(1, folder, begun=False):
+            batch_size = _measured_size(model, tokenizer, inputs, sets, speed)
     libraries = ("torch", "transformers", "numpy", *(("scikit-learn",) if inputs.judge is not None else ()))
     described = _described_model(model, tokenizer, inputs.model_name)
     settings = EvaluationSettings(
@@ -121,24 +127,25 @@ def prepare(
         decoding="greedy",
         seed=inputs.seed,
         judge=None if inputs.judge is None else inputs.judge.identity,
+        judge_threshold=None if inputs.judge is None else decimal_text(float(inputs.judge.threshold)),
+        references_sha256=digest(list(references)),
         perplexity_models=PERPLEXITY_MODELS if inputs.perplexity else (),
     )
     asked = {
         **settings.model_dump(mode="json"),
         "device": model.device.type,
-        "judge_threshold": None if inputs.judge is None else repr(float(inputs.judge.threshold)),
+        "device_name": _device_name(model.device),
         "model": {**described.model_dump(mode="json"), "weights_digest": weights_digest(model)},
         "policies": {run.name: run.model_dump(mode="json") for run in runs if run.name != UNGUIDED},
-        "references": digest(list(references)),
         "runs": [run.name for run in runs],
         "set_order": list(sets),
         "sets": {name: encoded.prompts.described().model_dump(mode="json") for name, encoded in sets.items()},
         "versions": {"steerguard": __version__, **{name: version(name) for name in libraries}},
     }
-    if stored is None:
+    if stored is not None:
+        require_same(folder, stored if begun else {**stored, "batch_size": batch_size}, asked)
+    if stored is None or stored["batch_size"] != batch_size:
         store_settings(folder, asked)
-    else:
-        require_same(folder, stored, asked)
     return Prepared(
         model=described, settings=settings, runs=tuple(runs), detectors=detectors, references=references, sets=sets
     )
@@ -154,6 +161,18 @@ def _measured_size(
         [{"size": trial.size, "tokens_per_second": round(trial.tokens_per_second, 2)} for trial in trials],
     )
     return size
+
+
+def _device_name(device: torch.device) -> str:
+    """Return what the device calls itself."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except (OSError, UnicodeDecodeError):
+        names = []
+    return next(iter(names), "") or platform.processor() or platform.machine()
 
 
 def _described_model(model: Any, tokenizer: Any, name: str) -> EvaluatedModel:

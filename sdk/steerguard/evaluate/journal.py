@@ -12,7 +12,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from steerguard.canonical import canonical_bytes
-from steerguard.errors import SteerguardError
+from steerguard.errors import EvaluationError
 from steerguard.evaluate.batches import BatchJob
 from steerguard.evaluate.durable import sync_folder
 from steerguard.evaluate.rows import EvaluatedRow
@@ -27,7 +27,7 @@ class Journal:
         folder: an existing folder.
 
     Raises:
-        SteerguardError: another process writes to it.
+        EvaluationError: another process writes to it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +37,7 @@ class Journal:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._descriptor)
-            raise SteerguardError(
+            raise EvaluationError(
                 "Another evaluation is writing to this folder.",
                 where=folder,
                 next_step="Wait until it ends, or choose another folder.",
@@ -53,6 +53,12 @@ class Journal:
     ) -> None:
         """Close the file and let other processes have it."""
         os.close(self._descriptor)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no row is recorded as a whole, so that nothing depends on the batches yet."""
+        with self.path.open("rb") as file:
+            return not file.readline().endswith(b"\n")
 
     def resume(self, jobs: Sequence[BatchJob]) -> list[EvaluatedRow]:
         """Return the rows of the batches that are there as a whole, and cut off everything behind them.
@@ -81,7 +87,7 @@ class Journal:
         """Record one batch; it is on the medium when this returns.
 
         Raises:
-            SteerguardError: the medium does not take it; what was written in part is cut off by the next start.
+            EvaluationError: the medium does not take it; what was written in part is cut off by the next start.
         """
         content = memoryview(b"".join(canonical_bytes(row.model_dump(mode="json")) + b"\n" for row in rows))
         try:
@@ -89,7 +95,7 @@ class Journal:
                 content = content[os.write(self._descriptor, content) :]
             os.fsync(self._descriptor)
         except OSError as error:
-            raise SteerguardError(
+            raise EvaluationError(
                 "A batch of answers cannot be recorded.",
                 where=self.path,
                 found=error.strerror or type(error).__name__,
@@ -101,18 +107,18 @@ def read_rows(folder: Path) -> Iterator[EvaluatedRow]:
     """Yield the rows of a finished evaluation, run by run, set by set, in the order of the prompts.
 
     Raises:
-        SteerguardError: the journal is missing or a line of it is no row.
+        EvaluationError: the journal is missing or a line of it is no row.
     """
     path = folder / ROWS_FILE
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise SteerguardError("The journal of the evaluation cannot be read.", where=path) from error
+        raise EvaluationError("The journal of the evaluation cannot be read.", where=path) from error
     groups: dict[tuple[str, str], list[EvaluatedRow]] = {}
     for number, line in enumerate(_whole_lines(content), start=1):
         row = _parsed(line)
         if row is None:
-            raise SteerguardError("A line of the journal is no row.", where=f"{path}, line {number}")
+            raise EvaluationError("A line of the journal is no row.", where=f"{path}, line {number}")
         groups.setdefault((row.run, row.set), []).append(row)
     for rows in groups.values():
         yield from sorted(rows, key=lambda row: row.index)

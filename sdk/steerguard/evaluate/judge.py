@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from steerguard.canonical import digest
-from steerguard.errors import SteerguardError
+from steerguard.errors import EvaluationError
 from steerguard.evaluate.labelled_answers import LabelledAnswers, read_harmless_answers, read_labelled_answers
 from steerguard.evaluate.labelled_split import judge_rows
 from steerguard.evaluate.proportions import auroc
@@ -121,7 +121,7 @@ def train_judge(
         rows: `judge` takes only the rows that no cost model may use; `all` is for files that none will be trained on.
 
     Raises:
-        SteerguardError: a file is wrong, there are too few rows, or scikit-learn is not installed.
+        EvaluationError: a file is wrong, there are too few rows, or scikit-learn is not installed.
     """
     labelled = read_labelled_answers(path, first=first, stop=stop)
     if rows == "judge":
@@ -142,7 +142,7 @@ def train_judge_on(
         name: what errors call the rows.
 
     Raises:
-        SteerguardError: there are too few rows, or scikit-learn is not installed.
+        EvaluationError: there are too few rows, or scikit-learn is not installed.
     """
     rows = _Rows.of(_distinct(labelled), tuple(dict.fromkeys(harmless)), seed, name)
     scores = rows.out_of_fold()
@@ -165,7 +165,7 @@ class _Classifier:
             from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - optional extra `eval`
             from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - optional extra `eval`
         except ImportError as error:
-            raise SteerguardError(
+            raise EvaluationError(
                 "The harm judge needs scikit-learn.",
                 expected="scikit-learn installed",
                 next_step="pip install 'steerguard[eval]', or evaluate without a judge",
@@ -197,7 +197,7 @@ class _Rows:
     def of(cls, labelled: LabelledAnswers, harmless: Sequence[str], seed: int, name: str) -> _Rows:
         positive, questions = sum(labelled.harmful), sorted(set(labelled.questions))
         if min(positive, len(labelled) - positive) < _FEWEST or len(questions) < _FOLDS:
-            raise SteerguardError(
+            raise EvaluationError(
                 "Too few labelled answers to train a judge.",
                 where=name,
                 expected=f"at least {_FEWEST} distinct answers of each label, to at least {_FOLDS} questions",
@@ -217,7 +217,7 @@ class _Rows:
         rows = cls(texts=list(texts), harmful=np.array(harmful), kind=np.array(kind), fold=np.array(fold))
         for number in range(_FOLDS):
             if len(set(rows.harmful[rows.fold != number].tolist())) < 2:
-                raise SteerguardError(
+                raise EvaluationError(
                     "All answers of one label belong to a few questions.",
                     where=name,
                     expected="both labels outside each of five groups of questions",

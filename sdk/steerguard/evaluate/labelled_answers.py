@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steerguard.canonical import digest
-from steerguard.errors import SteerguardError
+from steerguard.errors import PromptFileError
+from steerguard.evaluate.column_names import listed
 
 COLUMNS = ("question", "response", "label")
 """Columns that are read; upper and lower case do not matter, and GPTFuzz writes `Response`. Others are ignored."""
@@ -58,12 +59,12 @@ def read_labelled_answers(path: Path, *, first: int | None = None, stop: int | N
         stop: number of the first record that does not count any more; None is the end of the file.
 
     Raises:
-        SteerguardError: the file cannot be read, lacks a column, or holds a cell that is empty or no label.
+        PromptFileError: the file cannot be read, lacks a column, or holds a cell that is empty or no label.
     """
     records = list(_records(path))
     rows = [_row(record, f"{path.name}, record {number}") for number, record in enumerate(records)][first:stop]
     if not rows:
-        raise SteerguardError(
+        raise PromptFileError(
             "No labelled answers were chosen.",
             where=path.name,
             expected="at least one record",
@@ -80,15 +81,15 @@ def read_harmless_answers(path: Path) -> tuple[str, ...]:
         path: the file, UTF-8; empty lines do not count. A `.jsonl` line may be a text or an object with other fields.
 
     Raises:
-        SteerguardError: the file cannot be read, has another ending, or holds a line without an answer.
+        PromptFileError: the file cannot be read, has another ending, or holds a line without an answer.
     """
     if path.suffix not in {".txt", ".jsonl"}:
-        raise SteerguardError(
+        raise PromptFileError(
             "Harmless answers are read from text files.", where=path.name, expected=".txt or .jsonl", found=path.suffix
         )
     lines = [(number, line) for number, line in enumerate(_text(path).split("\n"), start=1) if line.strip()]
     if not lines:
-        raise SteerguardError("The file of harmless answers is empty.", where=path.name, expected="at least one answer")
+        raise PromptFileError("The file of harmless answers is empty.", where=path.name, expected="at least one answer")
     if path.suffix == ".txt":
         return tuple(line.strip() for _, line in lines)
     return tuple(_answer(line, f"{path.name}, line {number}") for number, line in lines)
@@ -98,9 +99,9 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise SteerguardError("A file of answers cannot be read.", where=path, found=type(error).__name__) from error
+        raise PromptFileError("A file of answers cannot be read.", where=path, found=type(error).__name__) from error
     except UnicodeDecodeError as error:
-        raise SteerguardError("A file of answers is not UTF-8.", where=path.name, expected="UTF-8 text") from error
+        raise PromptFileError("A file of answers is not UTF-8.", where=path.name, expected="UTF-8 text") from error
 
 
 def _records(path: Path) -> Iterable[tuple[str, ...]]:
@@ -115,21 +116,21 @@ def _records(path: Path) -> Iterable[tuple[str, ...]]:
                 if cells:
                     yield tuple(cells[place] for place in places) if len(cells) >= width else ("", "", "")
     except OSError as error:
-        raise SteerguardError("A file of answers cannot be read.", where=path, found=type(error).__name__) from error
+        raise PromptFileError("A file of answers cannot be read.", where=path, found=type(error).__name__) from error
     except UnicodeDecodeError as error:
-        raise SteerguardError("A file of answers is not UTF-8.", where=path.name, expected="UTF-8 text") from error
+        raise PromptFileError("A file of answers is not UTF-8.", where=path.name, expected="UTF-8 text") from error
     except csv.Error as error:
-        raise SteerguardError("A CSV file cannot be read.", where=path.name, found=str(error)) from error
+        raise PromptFileError("A CSV file cannot be read.", where=path.name, found=str(error)) from error
 
 
 def _places(header: Sequence[str], name: str) -> tuple[int, ...]:
     lowered = [cell.strip().lower() for cell in header]
     if any(lowered.count(column) != 1 for column in COLUMNS):
-        raise SteerguardError(
+        raise PromptFileError(
             "The file of labelled answers has other columns than needed.",
             where=f"{name}, header",
             expected=f"the columns {', '.join(COLUMNS)}, each once (upper and lower case do not matter)",
-            found=", ".join(header) or "no header",
+            found=listed(header) if header else "no header",
         )
     return tuple(lowered.index(column) for column in COLUMNS)
 
@@ -137,11 +138,11 @@ def _places(header: Sequence[str], name: str) -> tuple[int, ...]:
 def _row(cells: Sequence[str], where: str) -> tuple[str, str, bool]:
     question, answer, label = cells
     if not question.strip() or not answer.strip():
-        raise SteerguardError(
+        raise PromptFileError(
             "A labelled answer is incomplete.", where=where, expected="a question, a response and a label"
         )
     if label.strip() not in _LABELS:
-        raise SteerguardError(
+        raise PromptFileError(
             "A label is neither 0 nor 1.",
             where=where,
             expected="0 (harmless) or 1 (harmful)",
@@ -154,10 +155,10 @@ def _answer(line: str, where: str) -> str:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise SteerguardError("A line is not JSON.", where=where) from error
+        raise PromptFileError("A line is not JSON.", where=where) from error
     text = value.get(_ANSWER) if isinstance(value, dict) else value
     if not isinstance(text, str) or not text.strip():
-        raise SteerguardError(
+        raise PromptFileError(
             "A line holds no answer.", where=where, expected=f"a text, or an object with the text field `{_ANSWER}`"
         )
     return text

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from steerguard.errors import SteerguardError
+from steerguard.errors import EvaluationError
 from steerguard.models.chat import Conversation, encode_prompts, pad_batch
 
 
@@ -42,7 +42,7 @@ def answer_perplexity(
         One number per answer in the order given, at least 1; infinite where the model excludes a token.
 
     Raises:
-        SteerguardError: an answer is empty: it has no perplexity, and a made-up number would enter averages.
+        EvaluationError: an answer is empty: it has no perplexity, and a made-up number would enter averages.
         IncompatibleModelError: the chat template does not render a conversation.
         ValueError: the lists differ in length, or `batch_size` is not allowed.
     """
@@ -52,7 +52,7 @@ def answer_perplexity(
         raise ValueError(f"{len(conversations)} conversations but {len(answer_ids)} answers")
     for index, answer in enumerate(answer_ids):
         if len(answer) == 0:
-            raise SteerguardError(
+            raise EvaluationError(
                 "An empty answer has no perplexity.",
                 where=f"answer {index}",
                 expected="at least one token",

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from steerguard.errors import SteerguardError
+from steerguard.errors import EvaluationError, SteerguardError
 from steerguard.evaluate.inline_svg import Labels, inline_svg
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def _finish(figure: Figure, labels: Labels, *, name: str, title: str, descriptio
 
 def needs_extra(package: str) -> SteerguardError:
     """Return the error for a package of the extra `eval` that is not installed."""
-    return SteerguardError(
+    return EvaluationError(
         f"The HTML report needs {package}.",
         expected=f"{package} installed",
         found="it cannot be imported",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from steerguard.canonical import digest
-from steerguard.errors import SteerguardError
+from steerguard.errors import PromptFileError
+from steerguard.evaluate.column_names import is_identifier, listed
 from steerguard.evaluate.prompt_rows import (
     MESSAGES,
     Row,
@@ -71,7 +72,7 @@ def read_prompts(spec: PromptSpec, expect: Expect) -> PromptSet:
     """Read the prompts that a specification names.
 
     Raises:
-        SteerguardError: the file, a column, the range or a row is not what it should be; names file, line and what is
+        PromptFileError: the file, a column, the range or a row is not what it should be; names file, line and what is
             legal. Prompt texts are never part of a message.
     """
     name = str(spec.path)
@@ -81,7 +82,7 @@ def read_prompts(spec: PromptSpec, expect: Expect) -> PromptSet:
         case ".txt":
             rows = text_rows(text, name)
         case ".csv":
-            rows = csv_rows(text, name)
+            rows = csv_rows(text, name, column)
         case ".jsonl":
             rows = jsonl_rows(text, name)
         case _:
@@ -115,9 +116,9 @@ def _content(spec: PromptSpec) -> str:
         if spec.path.suffix == ".gz":
             content = gzip.decompress(content)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SteerguardError("A compressed file cannot be read.", where=where, expected="a whole gzip file") from error
+        raise PromptFileError("A compressed file cannot be read.", where=where, expected="a whole gzip file") from error
     except OSError as error:
-        raise SteerguardError(
+        raise PromptFileError(
             "A file of prompts cannot be read.",
             where=where,
             expected="a readable file",
@@ -128,7 +129,7 @@ def _content(spec: PromptSpec) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise SteerguardError("A file is not UTF-8.", where=f"{where}, line {line}", expected="UTF-8 text") from error
+        raise PromptFileError("A file is not UTF-8.", where=f"{where}, line {line}", expected="UTF-8 text") from error
 
 
 def _neighbour(spec: PromptSpec) -> str | None:
@@ -144,10 +145,10 @@ def _neighbour(spec: PromptSpec) -> str | None:
 
 def _selected(rows: list[Row], spec: PromptSpec, name: str) -> list[Row]:
     if not rows:
-        raise SteerguardError("A file holds no prompts.", where=name, expected="at least one row", found="none")
+        raise PromptFileError("A file holds no prompts.", where=name, expected="at least one row", found="none")
     last = spec.stop if spec.stop is not None else (spec.start or 0) + 1
     if last > len(rows):
-        raise SteerguardError(
+        raise PromptFileError(
             "A range of rows goes beyond the file.",
             where=name,
             expected=f"rows 0 to {len(rows)}",
@@ -174,11 +175,11 @@ def _cell(row: Row, column: str | None, name: str) -> Any:
             raise wrong_column(name, column, ())
         return row.value
     if not has_column(row.value, column):
-        raise SteerguardError(
+        raise PromptFileError(
             "A row lacks the column.",
             where=f"{name}, {row.where}",
-            expected=column,
-            found=", ".join(row.value) if isinstance(row.value, dict) else "a row that is no object",
+            expected=column if is_identifier(column) else "the column of the other rows",
+            found=listed(list(row.value)) if isinstance(row.value, dict) else "a row that is no object",
         )
     return value_at(row.value, column)
 
@@ -190,7 +191,7 @@ def _conversation(value: Any, where: str, name: str, row: Row) -> Conversation:
         raise empty_row(name, row.where)
     chat = tuple(_message(message, where, name, row) for message in value)
     if chat[-1]["role"] != "user":
-        raise SteerguardError(
+        raise PromptFileError(
             "A chat does not end with the user's message.", where=where, expected="user", found=chat[-1]["role"]
         )
     return chat
@@ -198,14 +199,14 @@ def _conversation(value: Any, where: str, name: str, row: Row) -> Conversation:
 
 def _message(message: Any, where: str, name: str, row: Row) -> dict[str, str]:
     if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-        raise SteerguardError(
+        raise PromptFileError(
             "A message of a chat has wrong fields.",
             where=where,
             expected="role and content",
-            found=", ".join(map(str, message)) if isinstance(message, Mapping) else "no object",
+            found=listed(list(message)) if isinstance(message, Mapping) else "no object",
         )
     if message["role"] not in _ROLES:
-        raise SteerguardError(
+        raise PromptFileError(
             "A message of a chat has an unknown role.", where=where, expected=", ".join(_ROLES), found="another role"
         )
     return {"role": message["role"], "content": _text(message["content"], name, row.where)}
@@ -215,14 +216,14 @@ def _text(value: Any, name: str, where: str) -> str:
     if value is None or value == "" or (isinstance(value, str) and not value.strip()):
         raise empty_row(name, where)
     if not isinstance(value, str):
-        raise SteerguardError(
+        raise PromptFileError(
             "A row holds no text.", where=f"{name}, {where}", expected="text", found=type(value).__name__
         )
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         # JSON can spell halves of characters that no text can hold; no digest and no journal could either.
-        raise SteerguardError(
+        raise PromptFileError(
             "A row holds half a character.", where=f"{name}, {where}", expected="whole Unicode characters"
         ) from error
     return value

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steerguard.errors import SteerguardError
+from steerguard.errors import PromptFileError, SteerguardError
+from steerguard.evaluate.column_names import is_identifier, listed, looks_like_a_sentence
 
 MESSAGES = "messages"
 """Column that is taken as chats when no column is named."""
@@ -29,7 +30,7 @@ def text_rows(text: str, name: str) -> list[Row]:
     """Return one row per line; empty lines at the end do not count.
 
     Raises:
-        SteerguardError: an empty line between others.
+        PromptFileError: an empty line between others.
     """
     rows = [Row(line.strip(), f"line {number}") for number, line in _lines(text)]
     for row in rows:
@@ -38,11 +39,16 @@ def text_rows(text: str, name: str) -> list[Row]:
     return rows
 
 
-def csv_rows(text: str, name: str) -> list[Row]:
+def csv_rows(text: str, name: str, column: str | None = None) -> list[Row]:
     """Return one mapping per record.
 
+    Args:
+        text: of the file.
+        name: of the file, for messages.
+        column: the column that was asked for; a header that has it is one, whatever it looks like.
+
     Raises:
-        SteerguardError: no header, a column twice, or a record with another number of cells than the header.
+        PromptFileError: no header, a column twice, or a record with another number of cells than the header.
     """
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[Row] = []
@@ -51,11 +57,11 @@ def csv_rows(text: str, name: str) -> list[Row]:
         for cells in reader:
             where = f"line {reader.line_num}"
             if not header:
-                header = _checked_header(cells, name, where)
+                header = _checked_header(cells, name, where, column)
             elif len(cells) != len(header):
                 if not cells:
                     raise empty_row(name, where)
-                raise SteerguardError(
+                raise PromptFileError(
                     "A record has another number of cells than the header.",
                     where=f"{name}, {where}",
                     expected=f"{len(header)} cells",
@@ -64,7 +70,7 @@ def csv_rows(text: str, name: str) -> list[Row]:
             else:
                 rows.append(Row(dict(zip(header, cells, strict=True)), where))
     except csv.Error as error:
-        raise SteerguardError(
+        raise PromptFileError(
             "A CSV file cannot be read.",
             where=f"{name}, line {reader.line_num}",
             expected="comma-separated cells with quotes in pairs",
@@ -77,7 +83,7 @@ def jsonl_rows(text: str, name: str) -> list[Row]:
     """Return one value per line; empty lines at the end do not count.
 
     Raises:
-        SteerguardError: a line is not JSON, or empty.
+        PromptFileError: a line is not JSON, or empty.
     """
     rows: list[Row] = []
     for number, line in _lines(text):
@@ -86,7 +92,7 @@ def jsonl_rows(text: str, name: str) -> list[Row]:
         try:
             rows.append(Row(json.loads(line), f"line {number}"))
         except (json.JSONDecodeError, RecursionError) as error:
-            raise SteerguardError(
+            raise PromptFileError(
                 "A line is not JSON.", where=f"{name}, line {number}", expected="one object"
             ) from error
     return rows
@@ -101,13 +107,13 @@ def json_rows(text: str, name: str, column: str | None) -> tuple[list[Row], str 
         The rows, what is left of the column, and the names in front of it, each with its dot.
 
     Raises:
-        SteerguardError: not JSON, or no list there.
+        PromptFileError: not JSON, or no list there.
     """
     try:
         node = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-        raise SteerguardError("A file is not JSON.", where=f"{name}, line {line}") from error
+        raise PromptFileError("A file is not JSON.", where=f"{name}, line {line}") from error
     prefix, rest = "", column
     while isinstance(node, dict):
         key = _next_key(node, rest)
@@ -117,7 +123,7 @@ def json_rows(text: str, name: str, column: str | None) -> tuple[list[Row], str 
         rest = None if rest is None or rest == key else rest[len(key) + 1 :]
         prefix += f"{key}."
     if not isinstance(node, list):
-        raise SteerguardError(
+        raise PromptFileError(
             "There is no list of prompts.", where=name, expected="a list of texts or objects", found=_kind(node)
         )
     return [Row(value, f"row {index}") for index, value in enumerate(node)], rest, prefix
@@ -166,27 +172,27 @@ def wrong_column(name: str, column: str | None, legal: Sequence[str]) -> Steergu
     """Return the error for a column that is not there, or that must be named."""
     import difflib  # noqa: PLC0415  only for a message
 
-    listed = ", ".join(legal) or "none: the rows are texts"
+    known = f"one of: {listed(legal)}" if legal else "none: the rows are texts"
     if column is None:
-        return SteerguardError(
+        return PromptFileError(
             "The file has several columns and none is named.",
             where=name,
-            expected=f"one of: {listed}",
-            next_step=f"Write PATH#{legal[0] if legal else 'COLUMN'}",
+            expected=known,
+            next_step=f"Write PATH#{legal[0] if legal and is_identifier(legal[0]) else 'COLUMN'}",
         )
     near = difflib.get_close_matches(column, legal, n=1, cutoff=0.5)
-    return SteerguardError(
+    return PromptFileError(
         "The file has no such column.",
         where=name,
-        expected=f"one of: {listed}",
-        found=column,
-        next_step=f"Did you mean `{near[0]}`?" if near else None,
+        expected=known,
+        found=column if is_identifier(column) else "a longer name",
+        next_step=f"Did you mean `{near[0]}`?" if near and is_identifier(near[0]) else None,
     )
 
 
 def empty_row(name: str, where: str) -> SteerguardError:
     """Return the error for a row without text."""
-    return SteerguardError(
+    return PromptFileError(
         "A row is empty.",
         where=f"{name}, {where}",
         expected="text",
@@ -202,14 +208,22 @@ def _lines(text: str) -> list[tuple[int, str]]:
     return list(enumerate(lines, start=1))
 
 
-def _checked_header(cells: list[str], name: str, where: str) -> list[str]:
+def _checked_header(cells: list[str], name: str, where: str, column: str | None) -> list[str]:
     twice = sorted({cell for cell in cells if cells.count(cell) > 1})
     if not cells or twice:
-        raise SteerguardError(
+        raise PromptFileError(
             "The header of a CSV file cannot be used.",
             where=f"{name}, {where}",
             expected="a name of its own for each column",
-            found=f"twice: {', '.join(twice)}" if twice else "an empty line",
+            found=f"twice: {listed(twice)}" if twice else "an empty line",
+        )
+    if column not in cells and any(looks_like_a_sentence(cell, alone=len(cells) == 1) for cell in cells):
+        raise PromptFileError(
+            "The file seems to have no header.",
+            where=f"{name}, {where}",
+            expected="a first line with the names of the columns",
+            found="a sentence",
+            next_step="Write the names of the columns in front, or name such a column: PATH#COLUMN.",
         )
     return cells
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from steerguard.errors import SteerguardError
+from steerguard.errors import PromptFileError, SteerguardError
 
 GRAMMAR = "[NAME=]PATH[#COLUMN][+PREFILL_COLUMN][[START:STOP]]"
 EXAMPLE = "advbench=advbench.csv#goal+target[260:520]"
@@ -46,7 +46,7 @@ def parse_spec(text: str) -> PromptSpec:
     The name defaults to the file's name without suffixes. A file whose own name has a `=` is written `./a=b.csv`.
 
     Raises:
-        SteerguardError: the text does not follow the grammar.
+        PromptFileError: the text does not follow the grammar.
     """
     rest, start, stop = _range(text)
     named = _NAME.match(rest)
@@ -77,11 +77,11 @@ def parse_specs(harmful: list[str], benign: list[str]) -> tuple[tuple[PromptSpec
     """Read all sets of one evaluation.
 
     Raises:
-        SteerguardError: one does not follow the grammar, two have the same name, or there is none at all.
+        PromptFileError: one does not follow the grammar, two have the same name, or there is none at all.
     """
     parsed = tuple(map(parse_spec, harmful)), tuple(map(parse_spec, benign))
     if not harmful and not benign:
-        raise SteerguardError(
+        raise PromptFileError(
             "There is nothing to evaluate.",
             expected="at least one --harmful or --benign set",
             found="none",
@@ -90,7 +90,7 @@ def parse_specs(harmful: list[str], benign: list[str]) -> tuple[tuple[PromptSpec
     seen: set[str] = set()
     for spec in (*parsed[0], *parsed[1]):
         if spec.name in seen:
-            raise SteerguardError(
+            raise PromptFileError(
                 "Two sets of prompts have the same name.",
                 expected="a name of its own for each set",
                 found=spec.name,
@@ -118,7 +118,7 @@ def _unreadable_path(rest: str, text: str) -> SteerguardError:
     name = re.split(r"[#+]", rest)[0].removesuffix(".gz")
     suffix = Path(name).suffix
     near = difflib.get_close_matches(suffix.lower(), SUFFIXES, n=1, cutoff=0.5) if suffix else []
-    return SteerguardError(
+    return PromptFileError(
         "A set of prompts names no file of a known kind.",
         where=text,
         expected=f"{GRAMMAR} with a file {', '.join(SUFFIXES)}, or one of them with .gz",
@@ -128,7 +128,7 @@ def _unreadable_path(rest: str, text: str) -> SteerguardError:
 
 
 def _wrong(summary: str, text: str, expected: str) -> SteerguardError:
-    return SteerguardError(summary, where=text, expected=expected, next_step=f"Write for example {EXAMPLE}")
+    return PromptFileError(summary, where=text, expected=expected, next_step=f"Write for example {EXAMPLE}")
 
 
 def _default_name(path: Path) -> str:

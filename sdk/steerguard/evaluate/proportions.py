@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from steerguard.errors import SteerguardError
+from steerguard.errors import EvaluationError
 
 # Two-sided 95 % quantile of the normal distribution.
 _Z95 = 1.959963984540054
@@ -61,10 +61,10 @@ def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
         negative: scores of the other class; not empty.
 
     Raises:
-        SteerguardError: one class is empty.
+        EvaluationError: one class is empty.
     """
     if not positive or not negative:
-        raise SteerguardError(
+        raise EvaluationError(
             "An AUROC needs scores of both classes.",
             expected="at least one of each",
             found=f"{len(positive)} positive, {len(negative)} negative",

@@ -96,6 +96,7 @@ class RowMaker:
                     applied="allow" if decision is None else decision.applied,
                     scores={} if decision is None else _scores(decision, detectors),
                     extra_forward_tokens=0 if decision is None else decision.usage.extra_forward_tokens,
+                    changed_positions=0 if decision is None else sum(dose.positions for dose in decision.doses),
                     harm=harm[place],
                     perplexity=perplexity[place],
                 )

@@ -6,19 +6,19 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-from steerguard.errors import SteerguardError
+from steerguard.errors import PromptFileError
 
 
 def read_references(path: Path) -> tuple[str, ...]:
     """Read reference refusals, one per line; empty lines do not count.
 
     Raises:
-        SteerguardError: the file cannot be read or has no line.
+        PromptFileError: the file cannot be read or has no line.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SteerguardError(
+        raise PromptFileError(
             "The file of reference refusals cannot be read.",
             where=path,
             expected="UTF-8 text, one sentence per line",
@@ -26,7 +26,7 @@ def read_references(path: Path) -> tuple[str, ...]:
         ) from error
     references = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not references:
-        raise SteerguardError("The file of reference refusals is empty.", where=path, expected="one sentence per line")
+        raise PromptFileError("The file of reference refusals is empty.", where=path, expected="one sentence per line")
     return references
 
 

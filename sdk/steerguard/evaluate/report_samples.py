@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from steerguard.errors import SteerguardError
+from steerguard.errors import EvaluationError, SteerguardError
 from steerguard.evaluate.result import UNGUIDED, Evaluation
 from steerguard.evaluate.rows import EvaluatedRow
 
@@ -25,7 +25,7 @@ def sample_data(evaluation: Evaluation, rows: Iterable[EvaluatedRow]) -> dict[st
         rows: in any order.
 
     Raises:
-        SteerguardError: a row belongs to no set or run of the document, occurs twice or contradicts another run's
+        EvaluationError: a row belongs to no set or run of the document, occurs twice or contradicts another run's
             prompt.
     """
     sets = {part.name: number for number, part in enumerate(evaluation.sets)}
@@ -80,7 +80,7 @@ def _answer(row: EvaluatedRow, reference: EvaluatedRow | None) -> list[Any]:
 
 
 def _foreign_row(row: EvaluatedRow, expected: str, found: str) -> SteerguardError:
-    return SteerguardError(
+    return EvaluationError(
         "A row does not belong to the evaluation.",
         where=f"set {row.set}, run {row.run}, index {row.index}",
         expected=expected,

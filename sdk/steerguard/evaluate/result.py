@@ -45,6 +45,10 @@ class EvaluationSettings(_Part):
     """Seed of the bootstrap."""
     judge: str | None
     """What judged harm, with the digest of its training rows; None without a judge."""
+    judge_threshold: DecimalText | None = None
+    """Probability from which the judge calls an answer harmful; None without a judge."""
+    references_sha256: str | None = None
+    """Digest of the reference refusals in order."""
     perplexity_models: tuple[str, ...] = ()
 
 

@@ -41,6 +41,8 @@ class EvaluatedRow(BaseModel):
     """By detector; a detector that read nothing is absent."""
     extra_forward_tokens: Annotated[int, Field(ge=0)] = 0
     """Forward tokens beyond those of the same unguided request."""
+    changed_positions: Annotated[int, Field(ge=0)] = 0
+    """Token positions that guidance changed, summed over steps and blocks; 0 where no gate of a step opened."""
     harm: DecimalText | None = None
     """The judge's probability that prompt and answer together are harmful; None without a judge."""
     perplexity: dict[str, DecimalText] = {}

@@ -18,6 +18,7 @@ from steerguard.evaluate.figures import FigureSettings, all_figures, all_scores
 from steerguard.evaluate.guarding import guarded
 from steerguard.evaluate.inputs import EvaluationInputs, Prepared, prepare
 from steerguard.evaluate.journal import Journal
+from steerguard.evaluate.memory import memory_for
 from steerguard.evaluate.progress import Progress, SilentProgress
 from steerguard.evaluate.recording import PlainPasses, RowMaker
 from steerguard.evaluate.result import UNGUIDED, Evaluation
@@ -62,7 +63,7 @@ def evaluate(
     prepare_folder(folder)
     with Journal(folder) as journal:
         speed = SpeedMeter(folder)
-        prepared = prepare(model, tokenizer, inputs, folder, speed=speed, note=told.note)
+        prepared = prepare(model, tokenizer, inputs, folder, speed=speed, note=told.note, begun=not journal.empty)
         batches = {
             name: length_batches(encoded.lengths, prepared.settings.batch_size)
             for name, encoded in prepared.sets.items()
@@ -124,8 +125,9 @@ class _Session:
     def _answer_batch(self, job: BatchJob, makers: RowMaker) -> list[EvaluatedRow]:
         start = time.perf_counter()
         encoded = self._prepared.sets[job.set]
-        batch = self._answerer.answer([encoded.ids[index] for index in job.indices], guarded=job.run != UNGUIDED)
-        rows = makers.rows(job, encoded.prompts, batch, self._prepared.detectors[job.run])
+        with memory_for(len(job.indices), self._journal.path.parent, begun=not self._journal.empty):
+            batch = self._answerer.answer([encoded.ids[index] for index in job.indices], guarded=job.run != UNGUIDED)
+            rows = makers.rows(job, encoded.prompts, batch, self._prepared.detectors[job.run])
         self._journal.append(rows)
         self._speed.add(
             job.run,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from steerguard.canonical import canonical_bytes, digest
-from steerguard.errors import SteerguardError
+from steerguard.errors import EvaluationError
 from steerguard.evaluate.durable import write_whole
 from steerguard.evaluate.journal import ROWS_FILE
 
@@ -20,7 +20,7 @@ def prepare_folder(folder: Path) -> None:
     """Make the folder of an evaluation, or accept one that is empty or holds an evaluation.
 
     Raises:
-        SteerguardError: the folder cannot be made or holds something else.
+        EvaluationError: the folder cannot be made or holds something else.
     """
     try:
         # Prompts and answers lie here in the clear.
@@ -29,11 +29,11 @@ def prepare_folder(folder: Path) -> None:
             return
         foreign = [entry.name for entry in folder.iterdir() if not _left_by_a_kill(entry)]
     except OSError as error:
-        raise SteerguardError(
+        raise EvaluationError(
             "The output folder cannot be used.", where=folder, found=error.strerror or type(error).__name__
         ) from error
     if foreign:
-        raise SteerguardError(
+        raise EvaluationError(
             "The output folder holds something that is no evaluation.",
             where=folder,
             expected=f"a new or empty folder, or one with {SETTINGS_FILE}",
@@ -46,7 +46,7 @@ def stored_settings(folder: Path) -> dict[str, Any] | None:
     """Return what the evaluation in a folder was begun with; None for a new one.
 
     Raises:
-        SteerguardError: the settings cannot be read.
+        EvaluationError: the settings cannot be read.
     """
     path = folder / SETTINGS_FILE
     if not path.exists():
@@ -58,7 +58,7 @@ def stored_settings(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise SteerguardError(
+        raise EvaluationError(
             "The settings of the evaluation cannot be read.",
             where=path,
             expected="the file as it was written",
@@ -78,7 +78,7 @@ def require_same(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, An
     """Refuse to go on with other settings than those that the rows were made with.
 
     Raises:
-        SteerguardError: names every setting that changed.
+        EvaluationError: names every setting that changed.
     """
     before, after = _flat(stored), _flat(asked)
     changed = [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
@@ -86,7 +86,7 @@ def require_same(folder: Path, stored: Mapping[str, Any], asked: Mapping[str, An
         return
     lines = [f"{key}: {before.get(key, 'absent')} → {after.get(key, 'absent')}" for key in changed]
     more = f", and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    raise SteerguardError(
+    raise EvaluationError(
         "The evaluation in this folder was begun with other settings.",
         where=folder,
         expected="the same model, policies, prompts and settings",

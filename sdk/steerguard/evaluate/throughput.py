@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from steerguard.evaluate.answering import GREEDY
-from steerguard.evaluate.batches import Trial, choose_batch_size
+from steerguard.evaluate.batches import TOKENS_PER_ROW, Trial, choose_batch_size
+from steerguard.evaluate.memory import cache_bytes, lacks_memory
 from steerguard.models.chat import pad_batch
 
 MEASURED_TOKENS = 8
@@ -27,6 +28,8 @@ def find_batch_size(
 ) -> tuple[int, tuple[Trial, ...]]:
     """Measure on prompts of middle length and return the size that answers fastest.
 
+    What the longest prompts and the tokens that are not measured will take of the memory is estimated.
+
     Args:
         model: the model without guidance.
         tokenizer: its tokenizer, for padding.
@@ -39,6 +42,9 @@ def find_batch_size(
     lengths = sorted((ids for rows in sets for ids in rows), key=len)
     middle = lengths[len(lengths) // 4 : len(lengths) // 4 + max(len(lengths) // 2, 1)]
     new = min(max_new_tokens, MEASURED_TOKENS)
+    # Longer prompts than TOKENS_PER_ROW go in smaller batches, so that is the longest a whole batch has.
+    longer = max(min(len(lengths[-1]), TOKENS_PER_ROW) - len(middle[-1]), 0)
+    per_row = cache_bytes(model, max_new_tokens - new + longer)
 
     def answer(size: int, tokens: int) -> None:
         batch = pad_batch(list(islice(cycle(middle), size)), tokenizer, device=model.device)
@@ -49,10 +55,13 @@ def find_batch_size(
         start = time.perf_counter()
         try:
             answer(size, new)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
+                raise
             return None
         seconds = time.perf_counter() - start
-        return Trial(size=size, tokens_per_second=size * new / seconds, bytes_in_use=_bytes_in_use(model.device))
+        used = _bytes_in_use(model.device) + size * per_row
+        return Trial(size=size, tokens_per_second=size * new / seconds, bytes_in_use=used)
 
     # The first call of a process pays for buffers and caches that no later call does.
     answer(1, 1)

@@ -72,6 +72,7 @@ class LinearGate:
 
     `h` is the residual stream of the intervention's own block and point at the end of the generation prompt, before
     this intervention changes it. Earlier blocks have acted by then (METHODS A3: one-pass semantics).
+    A sum that is not finite refuses a row whose verdict selects the step.
     """
 
     weight: Tensor

@@ -17,7 +17,7 @@ from steerguard.artifacts.probe_params import Over
 from steerguard.errors import NonFiniteHiddenStateError, UnsupportedArchitectureError
 from steerguard.models.blocks import decoder_blocks, text_decoder
 from steerguard.models.chat import Conversation, EncodedPrompt, encode_prompts, pad_batch
-from steerguard.models.prompt_mean import prompt_mean, prompt_mean_mask
+from steerguard.models.prompt_mean import SKIPPED_TOKENS, prompt_mean, prompt_mean_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,11 +71,13 @@ def capture_residuals(
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if position not in get_args(Position):
         raise ValueError(f"position must be one of {get_args(Position)}, not {position!r}")
-    wanted: tuple[Over, ...] = ("end",) * len(blocks) if over is None else tuple(over)
+    wanted: list[Over] = ["end" for _ in blocks] if over is None else list(over)
     if len(wanted) != len(blocks) or not set(wanted) <= set(get_args(Over)):
         raise ValueError(f"over must name one of {get_args(Over)} for each of {len(blocks)} blocks, not {wanted}")
     modules = selected_blocks(model, blocks)
     prompts = encode_prompts(tokenizer, conversations, prefills)
+    if "prompt_mean" in wanted:
+        _check_long_enough(prompts)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
     width = int(model.config.get_text_config(decoder=True).hidden_size)
     states = torch.empty((len(prompts), len(blocks), width), dtype=torch.float32)
@@ -99,6 +101,19 @@ def capture_residuals(
             if progress is not None:
                 progress(start + len(chosen), len(order))
     return states
+
+
+def _check_long_enough(prompts: Sequence[EncodedPrompt]) -> None:
+    """Refuse prompts without a prompt mean before anything runs: its state would be NaN although no weight is wrong."""
+    for number, prompt in enumerate(prompts):
+        if prompt.header_end < SKIPPED_TOKENS:
+            raise NonFiniteHiddenStateError(
+                "A prompt is too short for a prompt mean",
+                expected=f"at least {SKIPPED_TOKENS + 1} tokens through the end of the generation prompt",
+                found=f"{prompt.header_end + 1} tokens",
+                where=f"conversation {number}",
+                next_step=f"leave the prompt out, or read the end of the generation prompt only: the mean skips the first {SKIPPED_TOKENS} tokens",
+            )
 
 
 def measure_fingerprint(

@@ -98,7 +98,7 @@ def tiny_registry(
         "created": "2026-01-01T00:00:00Z",
     }
     registry = create_registry(root)
-    over: Sequence[Over] = probe_over or ("end",) * len(probe_blocks)
+    over: list[Over] = ["end" for _ in probe_blocks] if probe_over is None else list(probe_over)
     parts = tuple(zip(probe_blocks, over, strict=True))
     more = [PROMPT_MEAN_FEATURE] if any(over == "prompt_mean" for _, over in parts) else []
     _add(

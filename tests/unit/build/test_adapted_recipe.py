@@ -66,6 +66,8 @@ def test_lists_of_a_probe_search_are_scaled_and_equal_ones_are_tried_once():
     text = DEEP[: DEEP.index("artifact:")] + PROBE + DEEP[DEEP.index("fingerprint:") :]
     scaled = adapted_recipe(parsed(text), **NAMES, num_blocks=10).document
     assert scaled.artifact.search.blocks == ((5,), (3, 4, 5))
+    with_means = text.replace("search: {", "search: {mean_blocks: [[], [15, 16], [16]], ")
+    assert adapted_recipe(parsed(with_means), **NAMES, num_blocks=10).document.artifact.search.mean_blocks == ((), (5,))
 
 
 def test_the_adapted_text_is_the_recipe_that_is_recorded():

@@ -146,6 +146,33 @@ def test_rates_are_reported_for_each_left_out_group(workshop):
     assert {"held_out_benign_gate_rate_fpr_0.05", "held_out_harmful_gate_rate_fpr_0.05"} <= set(figures)
 
 
+def with_kind(workshop, split, kind):
+    """Add four benign prompts of a kind that only one split has."""
+    lines = (workshop.folder / "benign.jsonl").read_text().splitlines()
+    more = [{**json.loads(lines[0]), "id": f"{kind}{i}", "split": split, "kind": kind} for i in range(4)]
+    (workshop.folder / "benign.jsonl").write_text("\n".join([*lines, *map(json.dumps, more)]))
+
+
+def figures_without_scary(workshop):
+    text = PROBE + "  calibration_kinds_left_out: [scary]\n"
+    built = workshop.build(workshop.recipe(text, "harmful-intent"))
+    return {figure["id"]: figure for figure in json.loads((built.folder / "benchmarks.json").read_text())["build"]}
+
+
+def test_a_left_out_kind_that_only_held_out_has_is_not_in_the_held_out_figures_either(workshop):
+    with_kind(workshop, "held_out", "scary")
+    figures = figures_without_scary(workshop)
+    assert figures["held_out_auroc"]["n_benign"] == 4
+    assert figures["unseen_benign_scary_auroc"]["n_benign"] == 4
+
+
+def test_a_left_out_kind_that_only_the_build_has_gives_no_figure(workshop):
+    with_kind(workshop, "build", "scary")
+    figures = figures_without_scary(workshop)
+    assert figures["held_out_auroc"]["n_benign"] == 4
+    assert not any("scary" in name for name in figures)
+
+
 @pytest.mark.parametrize("groups", ["[scary]", "[odd, od*]"])
 def test_a_group_without_prompts_or_with_another_group_s_is_refused(workshop, groups):
     with pytest.raises(RecipeError) as caught:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
+
 import pytest
 import torch
 
-from steerguard.build.step_cache import StepCache
+from steerguard.build import step_cache
+from steerguard.build.step_cache import StepCache, made_with
 from steerguard.errors import BuildError
 
 
@@ -22,6 +25,39 @@ def test_other_inputs_or_names_are_other_steps(tmp_path, name, seed):
     StepCache(tmp_path).run("step", {"seed": 1}, lambda: {"x": torch.ones(2)})
     result = StepCache(tmp_path).run(name, {"seed": seed}, lambda: {"x": torch.zeros(2)})
     assert not result["x"].any()
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "numpy", "scikit-learn"])
+def test_another_version_of_a_library_is_another_step(tmp_path, monkeypatch, library):
+    StepCache(tmp_path).run("step", {}, lambda: {"x": torch.ones(2)})
+    monkeypatch.setattr(step_cache, "version", lambda name: "0.0" if name == library else version(name))
+    assert not StepCache(tmp_path).run("step", {}, lambda: {"x": torch.zeros(2)})["x"].any()
+
+
+def test_another_version_of_this_package_is_another_step(tmp_path, monkeypatch):
+    StepCache(tmp_path).run("step", {}, lambda: {"x": torch.ones(2)})
+    monkeypatch.setattr(step_cache, "__version__", "9.9.9")
+    assert not StepCache(tmp_path).run("step", {}, lambda: {"x": torch.zeros(2)})["x"].any()
+
+
+def test_another_thread_count_is_another_step(tmp_path):
+    StepCache(tmp_path).run("step", {}, lambda: {"x": torch.ones(2)})
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads + 1)
+        result = StepCache(tmp_path).run("step", {}, lambda: {"x": torch.zeros(2)})
+    finally:
+        torch.set_num_threads(threads)
+    assert not result["x"].any()
+
+
+def test_a_library_that_is_not_installed_has_no_version(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    assert made_with()["libraries"]["torch"] == version("torch")
+    monkeypatch.setattr(step_cache, "version", missing)
+    assert set(made_with()["libraries"].values()) == {None}
 
 
 def test_a_step_that_fails_stores_nothing(tmp_path):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steerguard.detect.linear_probe import PROBE_FILE, bind_probe
+from steerguard.detect.linear_probe import PROBE_FILE, LinearProbe, bind_probe
 from steerguard.errors import ArtifactFormatError
 
 
@@ -16,7 +16,8 @@ def _bind(**tensors):
     given = {name: tensor for name, tensor in given.items() if tensor is not None}
     manifest = SimpleNamespace(base=SimpleNamespace(hidden_size=2))
     return bind_probe(
-        SimpleNamespace(id="d", blocks=(3, 5), over=("end", "end")), SimpleNamespace(tensors={PROBE_FILE: given}, manifest=manifest)
+        SimpleNamespace(id="d", blocks=(3, 5), over=("end", "end")),
+        SimpleNamespace(tensors={PROBE_FILE: given}, manifest=manifest),
     )
 
 
@@ -31,6 +32,19 @@ def test_the_parts_of_the_blocks_add_up_to_the_score():
     probe = _bind()
     states = torch.randn(4, 2, 2)
     assert torch.equal(probe.partial(0, states[:, 0]) + probe.partial(1, states[:, 1]), probe.score(states))
+
+
+def test_a_score_adds_the_parts_in_the_order_of_a_forward_pass_bit_by_bit():
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(4, 24, generator=generator), torch.randn(4, generator=generator)
+    over = ("end", "prompt_mean", "end", "prompt_mean")
+    probe = LinearProbe(id="d", blocks=(3, 3, 1, 2), over=over, weight=weight, bias=bias)
+    states = torch.randn(5, 4, 24, generator=generator)
+    first, *later = (probe.partial(index, states[:, index]) for index in (2, 3, 0, 1))
+    for part in later:
+        first = first + part
+    assert torch.equal(probe.score(states), first)
+    assert probe.parts == ((3, "end"), (3, "prompt_mean"), (1, "end"), (2, "prompt_mean"))
 
 
 def test_half_precision_weights_are_read_in_float32():

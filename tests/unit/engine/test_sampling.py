@@ -17,6 +17,7 @@ from tests.guarded_models import (
     prompts,
     registry_for,
     run,
+    same_rows,
     shared_model,
     split_of,
     splitting_threshold,
@@ -27,8 +28,8 @@ from steerguard.models.chat import pad_batch
 from steerguard.testing import EOS_ID, MemorySink
 
 
-def _poison(model, block, row, *, from_pass=0):
-    """Put NaN into one row of a block's output, from the n-th forward pass of its life on once it is armed."""
+def _poison(model, block, row, *, from_pass=0, value=float("nan")):
+    """Put NaN or another value into one row of a block's output, from the n-th forward pass of its life on once it is armed."""
     state = {"pass": None}
 
     def hook(_module, _inputs, output):
@@ -38,7 +39,7 @@ def _poison(model, block, row, *, from_pass=0):
         if state["pass"] <= from_pass:
             return None
         output = output.clone()
-        output[row] = float("nan")
+        output[row] = value
         return output
 
     blocks_of(model)[block].register_forward_hook(hook)
@@ -95,6 +96,51 @@ def test_an_open_row_whose_state_stops_being_finite_is_replaced_by_a_refusal(fro
     text = tokenizer().decode(answers(tokens, width)[2], skip_special_tokens=True)
     assert TEMPLATE.startswith(text)
     assert all(answers(tokens, width)[row] == answers(clean[0], width)[row] for row in (0, 1, 3))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"do_sample": True}, {"use_cache": False}], ids=["greedy", "sampled", "uncached"]
+)
+@pytest.mark.parametrize("earlier", ["closed", "open"])
+def test_a_row_with_a_linear_gate_that_is_not_finite_is_refused_and_the_others_keep_every_bit(earlier, settings):
+    model = fresh_model()
+    document = policy(-1e6, settings="coefficient: 4.0, gate: per_block")
+    with guarded(model, document, registry=registry_for(shared_model())) as wrapped:
+        with wrapped.guard.collect() as reports:
+            clean = run(wrapped, prompts(8), **settings)
+        blocks = [report.doses[0].open_blocks if report.doses else () for report in reports]
+        row = next(index for index, opened in enumerate(blocks) if (1 in opened) == (earlier == "open"))
+        state = _poison(model, 2, row)
+        state["pass"] = 0
+        with wrapped.guard.collect() as reports:
+            found = run(wrapped, prompts(8), **settings)
+        state["pass"] = None
+    broken = reports[row]
+    assert (broken.cause, broken.intended, broken.applied) == ("non_finite", "refuse", "refuse")
+    assert [reading.score is None for reading in broken.readings] == [False, False, True]
+    assert [dose.open_blocks for dose in broken.doses] == ([(1,)] if earlier == "open" else [])
+    width = prompts(8)["input_ids"].shape[1]
+    assert TEMPLATE.startswith(tokenizer().decode(answers(found[0], width)[row], skip_special_tokens=True))
+    others = [index for index in range(8) if index != row]
+    assert same_rows(others, clean, found, width)
+    assert [reports[other].cause for other in others] == ["rule"] * 7
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_linear_gate_that_is_not_finite_decides_nothing_where_the_verdict_does_not_guide(value):
+    model = fresh_model()
+    document = policy(splitting_threshold(), settings="coefficient: 4.0, gate: per_block")
+    with guarded(model, document, registry=registry_for(shared_model())) as wrapped:
+        with wrapped.guard.collect() as clean:
+            run(wrapped, prompts(8))
+        state = _poison(model, 2, slice(None), value=value)
+        state["pass"] = 0
+        with wrapped.guard.collect() as reports:
+            run(wrapped, prompts(8))
+        state["pass"] = None
+    wanted = [("allow", "default") if one.intended == "allow" else ("refuse", "non_finite") for one in clean]
+    assert len(set(wanted)) == 2
+    assert [(report.applied, report.cause) for report in reports] == wanted
 
 
 @SAMPLING

@@ -122,3 +122,23 @@ def test_a_constant_and_a_stepped_vector_on_one_block_add_up_and_the_constant_st
     rest = additions.steady(gates, like)
     assert rest[:, 0, 0].tolist() == [3.0, 0.0]
     assert torch.signbit(rest[1]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_steps_of_a_block_lie_in_one_tensor_of_just_their_size(dtype):
+    mask, ends = torch.ones(2, 3, dtype=torch.bool), torch.tensor([2, 2])
+    gates = {_intervention(SCHEDULES[name]): torch.tensor([True, False]) for name in ("steps", "steps with a gap")}
+    found = Additions(mask, ends).stepped(gates, torch.empty(0, WIDTH, dtype=dtype), passes=5)
+    assert [delta[0, 0, 0].item() for delta in found] == [10, 22, 12, 12, 0]
+    assert all(torch.signbit(delta[1]).all() for delta in found)
+    assert len({delta.untyped_storage().data_ptr() for delta in found}) == 1
+    assert found[0].untyped_storage().nbytes() == 5 * 2 * WIDTH * dtype.itemsize
+
+
+def test_a_vector_is_converted_once_for_the_passes_of_a_request():
+    mask, ends = torch.ones(2, 3, dtype=torch.bool), torch.tensor([2, 2])
+    additions, item = Additions(mask, ends), _intervention(SCHEDULES["constant"])
+    first, second = (additions.in_pass(item, torch.zeros(2, width, WIDTH).bfloat16())[1] for width in (3, 4))
+    assert first is second
+    assert first.dtype == torch.bfloat16
+    assert additions.in_pass(item, torch.zeros(2, 5, WIDTH))[1].dtype == torch.float32

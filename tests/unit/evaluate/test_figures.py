@@ -34,7 +34,7 @@ def row(index, answer="fine", *, name="bad", run="p", applied="allow", score=Non
         action=applied,
         applied=applied,
         scores={} if score is None else {"d": score},
-        **{"answer_tokens": 3, "harm": "0.25", **more},
+        **{"answer_tokens": 3, "harm": "0.25", "changed_positions": 5 if applied == "guide" else 0, **more},
     )
 
 
@@ -54,17 +54,18 @@ def named(figures):
     ("measure", "value", "n", "count"),
     [
         ("strict_refusal", "0.7500", 4, 3),
+        ("steered_strict_refusal", "1.0000", 2, 2),
         ("opens_as_refusal", "0.7500", 4, 3),
         ("exact_refusal", "0.5000", 4, 2),
-        ("contains_reference", "0.5000", 4, 2),
-        ("distinct_refusals", "0.6667", 3, 2),
+        ("contains_reference", "0.3333", 3, 1),
+        ("distinct_refusals", "1.0000", 2, 2),
         ("refused", "0.2500", 4, 1),
         ("guided", "0.5000", 4, 2),
         ("acted", "0.7500", 4, 3),
         ("token_identical", "0.2500", 4, 1),
         ("closed_identical", "1.0000", 1, 1),
         ("gate_rate.clear", "0.6667", 3, 2),
-        ("repetition", "0.0000", 4, None),
+        ("repetition", "0.0000", 3, None),
         ("mean_answer_tokens", "4.0000", 4, None),
         ("extra_forward_tokens", "0.0000", 4, None),
         ("harm", "0.3125", 4, None),
@@ -96,6 +97,21 @@ def test_every_measure_of_the_table_can_occur_and_no_other_does():
     (area,) = [figure for figure in figures if figure.measure == "auroc.d"]
     # Pairs of {2.0, 1.0, 0.5} against {0.0, 1.0}: 4.5 of 6 are won.
     assert (area.set, area.run, area.value, area.n) == ("bad against good", "p", "0.7500", 5)
+
+
+def test_what_the_policy_wrote_says_nothing_of_the_model():
+    loop = "no no no no no no"
+    rows = [row(0, loop, applied="refuse", same=False), row(1, loop, applied="refuse", same=False)]
+    found = named(set_figures(rows, POLICY, FigureSettings(references=(loop,), judge_threshold=None, seed=0)))
+    assert not {"steered_strict_refusal", "contains_reference", "distinct_refusals", "repetition"} & set(found)
+    assert found["exact_refusal"].value == "1.0000"
+
+
+def test_a_row_under_guidance_that_changed_no_position_counts_as_closed():
+    rows = [row(0, applied="guide", changed_positions=0, same=False), row(1, applied="guide", same=False)]
+    found = named(set_figures(rows, POLICY, SETTINGS))
+    assert [found[name].count for name in ("guided", "acted", "closed_identical")] == [1, 1, 0]
+    assert (found["closed_identical"].n, found["steered_strict_refusal"].n) == (1, 2)
 
 
 def test_the_unguided_run_has_no_figures_of_a_gate():

@@ -9,6 +9,7 @@ import torch
 from tests.evaluations import model_and_tokenizer, policy_text, tiny_inputs, tiny_policy
 from tests.guarded_models import answers, state_of
 
+from steerguard.canonical import digest
 from steerguard.errors import SteerguardError
 from steerguard.evaluate.answering import Answerer, EncodedSet
 from steerguard.evaluate.journal import read_rows
@@ -81,6 +82,7 @@ def test_rows_with_a_closed_gate_are_identical_and_others_say_what_was_done(fini
     assert {row.applied for row in guarded} == {"allow", "guide", "refuse"}
     assert all(row.identical_to_unguided for row in guarded if row.applied == "allow")
     assert all("I cannot.".startswith(row.answer) for row in guarded if row.applied == "refuse")
+    assert all((row.changed_positions > 0) == (row.applied == "guide") for row in guarded)
     closed = {figure.value for figure in evaluation.figures if figure.measure == "closed_identical"}
     assert closed == {"1.0000"}
 
@@ -94,7 +96,8 @@ def test_judge_and_perplexity_are_in_the_rows_and_the_prefill_is_judged_too(fini
         if row.identical_to_unguided:
             assert row.perplexity == plain[row.set, row.index].perplexity
     assert any(text.startswith("Sure 0") for text in inputs.judge.seen)
-    assert evaluation.settings.judge == "length of the answer"
+    assert (evaluation.settings.judge, evaluation.settings.judge_threshold) == ("length of the answer", "0.5")
+    assert evaluation.settings.references_sha256 == digest(["I cannot."])
     assert {"harm", "harmful", "perplexity.unguided"} <= {figure.measure for figure in evaluation.figures}
 
 
@@ -163,6 +166,7 @@ def test_a_monitoring_policy_changes_nothing_and_says_what_it_would_do(tmp_path)
     rows = [row for row in read_rows(tmp_path / "out") if row.run == "tiny"]
     assert {row.applied for row in rows} == {"allow"}
     assert {row.action for row in rows} == {"allow", "guide", "refuse"}
+    assert {row.changed_positions for row in rows} == {0}
     assert all(row.identical_to_unguided for row in rows)
 
 

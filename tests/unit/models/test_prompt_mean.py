@@ -87,5 +87,15 @@ def test_a_prompt_that_is_too_short_has_no_mean(tiny_llama, chatml_tokenizer, mo
     cut = type(short)(ids=short.ids[:4], header_end=3)
     monkeypatch.setattr("steerguard.models.capture.encode_prompts", lambda *_: (cut,))
     assert capture_residuals(tiny_llama, chatml_tokenizer, CHATS[:1], (0,)).isfinite().all()
-    with pytest.raises(NonFiniteHiddenStateError):
+    with pytest.raises(NonFiniteHiddenStateError, match="too short for a prompt mean") as caught:
         capture_residuals(tiny_llama, chatml_tokenizer, CHATS[:1], (0,), over=("prompt_mean",))
+    assert (caught.value.where, caught.value.found) == ("conversation 0", "4 tokens")
+    assert "bfloat16" not in str(caught.value)
+
+
+def test_five_tokens_are_enough_for_a_mean(tiny_llama, chatml_tokenizer, monkeypatch):
+    full = encode_prompts(chatml_tokenizer, CHATS[:1])[0]
+    cut = type(full)(ids=full.ids[:5], header_end=4)
+    monkeypatch.setattr("steerguard.models.capture.encode_prompts", lambda *_: (cut,))
+    states = capture_residuals(tiny_llama, chatml_tokenizer, CHATS[:1], (0,), over=("prompt_mean",))
+    torch.testing.assert_close(states, capture_residuals(tiny_llama, chatml_tokenizer, CHATS[:1], (0,)))
