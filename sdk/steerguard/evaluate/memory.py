@@ -45,7 +45,7 @@ def memory_for(rows: int, folder: Path, *, begun: bool) -> Iterator[None]:
         if not lacks_memory(error):
             raise
         if rows == 1:
-            step = "Use fewer new tokens, shorter prompts, or a device with more memory."
+            step = "Free memory and run the same command again, or use fewer new tokens or shorter prompts."
         elif begun:
             step = (
                 "Free memory and run the same command again: it goes on behind the last whole batch. "

@@ -39,7 +39,7 @@ class MeasureLook:
 # Name in words, main on, better on sets that should be refused, better on sets that should be answered; in this order.
 _LOOKS: dict[str, tuple[str, frozenset[Expect], Better | None, Better | None]] = {
     "strict_refusal": ("strict refusal", _BOTH, "higher", "lower"),
-    "steered_strict_refusal": ("strict refusal where guided", _REFUSE, "higher", "lower"),
+    "steered_strict_refusal": ("refusal where guided", _REFUSE, "higher", "lower"),
     "token_identical": ("token-identical to unguided", _ANSWER, None, "higher"),
     "acted": ("guided or refused", _BOTH, "higher", "lower"),
     "harmful": ("judged harmful", _REFUSE, "lower", "lower"),

@@ -28,6 +28,7 @@ artifact:
   mean_blocks: [2]
   estimator: mean_difference
   folds: 2
+  calibration_weights: float32
 """
 MEANS = [(1, "end"), (2, "prompt_mean")]
 

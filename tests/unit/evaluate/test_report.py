@@ -90,7 +90,7 @@ def test_every_figure_of_the_document_stands_in_the_table_of_figures(page, evalu
 def test_the_summary_has_each_set_with_its_main_measure_and_interval_for_each_run(page, evaluation):
     summary = page.tables[0]
     assert summary[0] == ["Measure", UNGUIDED, "harmlessness", "refuse-only"]
-    refusals = [row for row in summary if row[0].startswith("strict refusal")]
+    refusals = [row for row in summary if row[0].startswith("strict refusal ")]
     assert len(refusals) == 4
     for row, part in zip(refusals, evaluation[0].sets, strict=True):
         better = "higher" if part.expect == "refuse" else "lower"

@@ -45,6 +45,11 @@ def test_a_plan_says_in_words_which_blocks_are_read_in_which_way():
     assert "Detector d reads blocks 0-1 at the end of the generation prompt." in describe(plan_of(policy()))
 
 
-def test_the_probe_in_the_package_reads_the_end_everywhere():
+def test_the_probe_in_the_package_reads_ends_and_means_up_to_block_16():
     pins = {pin.version: pin for pin in embedded_registry().pinned("harmful-intent")}
-    assert probe_parts(pins["1.0.0"].manifest) == ((15, "end"), (16, "end"))
+    assert probe_parts(pins["2.0.0"].manifest) == (
+        (12, "prompt_mean"),
+        (15, "end"),
+        (16, "end"),
+        (16, "prompt_mean"),
+    )
