@@ -83,6 +83,7 @@ def policy(
     more: str = "",
     detector: bool = True,
     method: str = "inferaligner",
+    version: str = "^1",
 ):
     """A policy with one detector `d`, one step `steer` and one rule `r`; a text threshold is a bound as written."""
     bound = threshold if isinstance(threshold, str) else f"{{value: {float(threshold):.9f}}}"
@@ -97,11 +98,13 @@ rules:
 default: {{action: allow}}"""
     )
     detectors = (
-        "detectors:\n  - {id: d, type: linear_probe, artifact: harmful-intent@^1, read: generation_prompt_end}\n"
+        "detectors:\n  - {id: d, type: linear_probe, artifact: harmful-intent@"
+        + version
+        + ", read: generation_prompt_end}\n"
         if detector
         else ""
     )
-    artifact = f"{FAMILIES[method]}@^1"
+    artifact = f"{FAMILIES[method]}@{version}"
     guidance = f"guidance:\n  - {{id: steer, method: {method}, artifact: {artifact}, {settings}}}\n"
     return parse_policy(
         f"""

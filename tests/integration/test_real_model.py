@@ -31,7 +31,7 @@ def _batch(tokenizer, texts):
 def guarded_smollm2(smollm2):
     """The embedded artifacts under a policy with a threshold of its own: shipped thresholds may move."""
     model, tokenizer = smollm2
-    document = policy(0.0, settings="coefficient: 1.0")
+    document = policy(0.0, settings="coefficient: 1.0", method="fitted_refusal", version="^2")
     wrapped = steerguard.wrap(model, document, tokenizer=tokenizer, audit=memory_log())
     yield wrapped, tokenizer
     steerguard.unwrap(wrapped)
@@ -47,8 +47,8 @@ def test_the_embedded_registry_has_the_families_that_shipped_policies_name():
             *(need.reference for step in document.guidance for need in step.artifact_needs()),
         ]
     }
-    assert named == {"harmful-intent", "refusal-vectors"}
-    assert named | {"inferaligner"} == set(embedded_registry().families())
+    assert named == {"harmful-intent", "inferaligner-steps"}
+    assert named | {"inferaligner", "refusal-vectors"} == set(embedded_registry().families())
 
 
 def test_benign_rows_are_bit_identical_beside_guided_harmful_ones(guarded_smollm2):
@@ -62,8 +62,8 @@ def test_benign_rows_are_bit_identical_beside_guided_harmful_ones(guarded_smollm
     assert same_rows([0, 1, 2, 3], plain, steered, batch["input_ids"].shape[1])
     assert all(not torch.equal(plain[1][0][row], steered[1][0][row]) for row in (4, 5))
     for report in reports[4:]:
-        (dose,) = report.doses
-        assert dose.positions == dose.expected_positions > 0
+        assert report.doses
+        assert all(dose.positions == dose.expected_positions > 0 for dose in report.doses)
 
 
 def test_a_check_agrees_with_generate_and_changes_nothing(guarded_smollm2):
