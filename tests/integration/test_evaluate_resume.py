@@ -19,6 +19,7 @@ from steerguard.evaluate.answering import Answerer
 from steerguard.evaluate.prompt_files import read_prompts
 from steerguard.evaluate.prompt_spec import parse_spec
 from steerguard.evaluate.run import evaluate
+from steerguard.evaluate.run_settings import store_settings, stored_settings
 
 MADE = ("evaluation.json", "rows.jsonl", "settings.json")
 
@@ -34,6 +35,16 @@ def run(folder, inputs):
 
 def made(folder):
     return {name: (folder / name).read_bytes() for name in MADE}
+
+
+def restore(folder, **changed):
+    """Store settings as an evaluation that was begun elsewhere would have."""
+    stored = stored_settings(folder)
+    places = [node for node in (stored, *stored.values()) if isinstance(node, dict)]
+    for key, value in changed.items():
+        (place,) = [node for node in places if key in node]
+        place[key] = value
+    store_settings(folder, stored)
 
 
 @pytest.fixture
@@ -112,8 +123,9 @@ def test_the_measured_batch_size_is_measured_once(tmp_path, monkeypatch):
         patch.setattr(journal.Journal, "append", lambda *_: (_ for _ in ()).throw(Stop))
         with pytest.raises(Stop):
             run(tmp_path / "out", inputs)
-    monkeypatch.setattr("steerguard.evaluate.inputs.find_batch_size", lambda *_: pytest.fail("measured again"))
-    run(tmp_path / "out", inputs)
+    # A size that a search of these prompts does not end at: what is stored is used, so nothing is measured again.
+    restore(tmp_path / "out", batch_size=1)
+    assert run(tmp_path / "out", inputs).settings.batch_size == 1
 
 
 LACKS = (torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory"))
@@ -121,9 +133,7 @@ LACKS = (torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPU
 
 @pytest.mark.parametrize("lack", LACKS, ids=["cuda", "cpu"])
 def test_a_batch_too_large_for_the_memory_says_so_and_a_smaller_one_may_follow(tmp_path, monkeypatch, lack):
-    # The size search has no model call behind it here, so the first batch is what fails.
-    monkeypatch.setattr("steerguard.evaluate.inputs.find_batch_size", lambda *_: (4, ()))
-    inputs = tiny_inputs(tmp_path, batch_size=None)
+    inputs = tiny_inputs(tmp_path, batch_size=4)
     with monkeypatch.context() as patch:
         patch.setattr(Answerer, "_generate", lambda *_: (_ for _ in ()).throw(lack))
         with pytest.raises(EvaluationError, match="memory does not suffice") as caught:
@@ -156,10 +166,10 @@ def test_another_error_of_the_model_is_left_as_it_is(tmp_path, monkeypatch):
         run(tmp_path / "out", tiny_inputs(tmp_path))
 
 
-def test_another_device_refuses_to_go_on(undisturbed, tmp_path, monkeypatch):
+def test_another_device_refuses_to_go_on(undisturbed, tmp_path):
     inputs, _ = undisturbed
-    monkeypatch.setattr("steerguard.evaluate.inputs._device_name", lambda _: "another")
-    with pytest.raises(EvaluationError, match=r"device_name: .* → \"another\""):
+    restore(tmp_path / "whole", device_name="another")
+    with pytest.raises(EvaluationError, match=r"device_name: \"another\" → "):
         run(tmp_path / "whole", inputs)
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steerguard.cli.model_option import ModelOption
 from steerguard.errors import BuildError, RecipeError, SteerguardError
+from steerguard.models.names import PACKAGED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,10 +19,8 @@ if TYPE_CHECKING:
 
     from steerguard.build.recipe import Recipe
 
-_PACKAGED = "packaged:smollm2"
 
 _Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")]
-_Model = Annotated[str, typer.Option("--model", help=f"Folder of a Hugging Face model, or {_PACKAGED}.")]
 _Out = Annotated[Path, typer.Option("--out", help="Folder to write the artifact to; must not exist.")]
 _Registry = Annotated[Path | None, typer.Option("--registry", help="Local registry to add the artifact to.")]
 _Figures = Annotated[Path | None, typer.Option("--figures", help="Figures that benchmarks/effect.py wrote.")]
@@ -40,7 +40,7 @@ _Source = Annotated[
 
 def build(
     recipe: _Recipe,
-    model: _Model,
+    model: ModelOption,
     out: _Out,
     registry: _Registry = None,
     figures: _Figures = None,
@@ -84,7 +84,9 @@ def build(
         from steerguard.build.figures import effect_of
 
         effect = None if figures is None else effect_of(figures, parsed.document.metadata.family)
-        loaded, tokenizer = _load(model)
+        from steerguard.models.loading import load_named_model
+
+        loaded, tokenizer = load_named_model(model, "float32")
         if variant is not None:
             parsed = _adapted(parsed, loaded, model, variant, scale_blocks=scale_blocks, base=(base_repo, base_source))
         with bars:
@@ -147,7 +149,7 @@ def _adapted(
 
     known = recipe.document.base
     # A path of this machine would say nothing to anybody else.
-    repo, weights = (known.repo, known.source) if source == _PACKAGED else (Path(source).resolve().name,) * 2
+    repo, weights = (known.repo, known.source) if source == PACKAGED else (Path(source).resolve().name,) * 2
     return adapted_recipe(
         recipe,
         variant=variant,
@@ -171,28 +173,3 @@ def _recipe_path(name: str) -> Path:
             found=name,
         )
     return shipped[name]
-
-
-def _load(source: str) -> tuple[Any, Any]:
-    import torch
-
-    if source == _PACKAGED:
-        from steerguard.models.packaged import load_packaged_smollm2
-
-        return load_packaged_smollm2(torch.float32)
-    folder = Path(source)
-    if not folder.is_dir():
-        raise BuildError(
-            "The model folder does not exist.",
-            where="--model",
-            expected=f"a folder with config.json, or {_PACKAGED}",
-            found=source,
-        )
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise BuildError("The model cannot be loaded.", where=folder, found=type(error).__name__) from error
-    return model.eval(), tokenizer

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerguard.cli.model_option import ModelOption
 from steerguard.errors import BuildError, SteerguardError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ _SHOWN_RATES = ("0.01", "0.02", "0.05", "0.1")
 _Artifact = Annotated[
     str, typer.Argument(metavar="ARTIFACT", help="Reference of a probe, for example harmful-intent@^1.")
 ]
-_Model = Annotated[str, typer.Option("--model", help="Folder of a Hugging Face model, or packaged:smollm2.")]
 _Benign = Annotated[
     list[str],
     typer.Option(
@@ -50,7 +50,7 @@ _BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Prompts pe
 
 def calibrate(
     artifact: _Artifact,
-    model: _Model,
+    model: ModelOption,
     benign: _Benign,
     out: _Out,
     as_version: _Version = None,

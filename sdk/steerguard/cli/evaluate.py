@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steerguard.cli.model_option import ModelOption
 from steerguard.errors import EvaluationError, SteerguardError
+from steerguard.models.names import PACKAGED
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -17,12 +19,10 @@ if TYPE_CHECKING:
     from steerguard.evaluate.recording import Judge
     from steerguard.evaluate.result import Evaluation
 
-PACKAGED = "packaged:smollm2"
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 _SPEC = "[NAME=]PATH[#COLUMN][+PREFILL_COLUMN][[START:STOP]]"
 
-_Model = Annotated[str, typer.Option("--model", help=f"Folder of a Hugging Face model, or {PACKAGED}.")]
 _Policies = Annotated[list[str], typer.Option("--policy", help="Shipped policy or file; may be repeated.")]
 _Harmful = Annotated[
     list[str] | None, typer.Option("--harmful", metavar="SPEC", help=f"Prompts that should be refused: {_SPEC}.")
@@ -52,7 +52,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON in
 
 
 def evaluate(
-    model: _Model,
+    model: ModelOption,
     policy: _Policies,
     out: _Out,
     harmful: _Harmful = None,

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerguard.cli.model_option import ModelOption
 from steerguard.errors import SteerguardError
+from steerguard.models.names import PACKAGED
 
 if TYPE_CHECKING:
     from steerguard.models.facts import ModelFacts
 
-PACKAGED = "packaged:smollm2"
 
 _Policy = Annotated[str, typer.Argument(metavar="POLICY", help="Name of a shipped policy, or a file.")]
-_Model = Annotated[str, typer.Option("--model", help=f"Folder of a Hugging Face model, or {PACKAGED}.")]
 _Registry = Annotated[Path | None, typer.Option("--registry", help="Local registry; the embedded one by default.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")]
 
 
-def plan(policy: _Policy, model: _Model, registry: _Registry = None, *, as_json: _Json = False) -> None:
+def plan(policy: _Policy, model: ModelOption, registry: _Registry = None, *, as_json: _Json = False) -> None:
     """Compile a policy against a model and say in plain words what will happen; exit with 1 if they do not fit."""
     from steerguard.policy.load import load_policy
 

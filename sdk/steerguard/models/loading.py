@@ -8,9 +8,7 @@ from typing import Any
 import torch
 
 from steerguard.errors import UnsupportedArchitectureError
-
-PACKAGED = "packaged:smollm2"
-"""What commands call the demo model."""
+from steerguard.models.names import PACKAGED
 
 WEIGHT_TYPES: dict[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
