@@ -34,7 +34,7 @@ def guarded(model: Any, policy: Policy, tokenizer: Any, registry: ArtifactStore 
     """Wrap the model inside the block.
 
     Raises:
-        EvaluationError: as `steerguard.wrap`.
+        SteerguardError: as `steerguard.wrap`.
     """
     with AuditLog.open(sink=_NoSink(), content="none") as log:
         wrapped = wrap(model, policy, tokenizer=tokenizer, registry=registry, audit=log)
