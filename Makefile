@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test check fmt schema figures clean benchmark benchmark-effect benchmark-calibration benchmark-judge \
-	benchmark-evaluate benchmark-overhead benchmark-setup
+	benchmark-evaluate benchmark-build benchmark-overhead benchmark-setup
 
 demo: $(STAMP)
 	$(RUN)/steerguard demo
@@ -56,6 +56,9 @@ benchmark-judge: $(STAMP)
 
 benchmark-evaluate: $(STAMP)
 	$(RUN)/python benchmarks/evaluate_speed.py --out benchmarks/results/evaluate_speed.json
+
+benchmark-build: $(STAMP)
+	$(RUN)/python benchmarks/build_times.py --out benchmarks/results/build_times.json
 
 benchmark-overhead: $(STAMP)
 	$(RUN)/pip install -q --no-deps steering-vectors==0.12.2

@@ -191,11 +191,13 @@ def _overhead(report: Mapping[str, Any]) -> Table:
 
 
 def _build_times(report: Mapping[str, Any]) -> Table:
-    builds = [*report["builds"], {"recipe": "all", "seconds": sum(one["seconds"] for one in report["builds"])}]
+    lanes = len(report["lanes"])
     rows = [
         (one["recipe"], (one["recipe"], f"{one['seconds']:.0f}", f"{one['seconds'] / 60:.1f}", str(report["threads"])))
-        for one in builds
+        for one in report["builds"]
     ]
+    wall, threads = report["wall_seconds"], str(lanes * report["threads"])
+    rows.append(("all", (f"all, {lanes} at a time", f"{wall:.0f}", f"{wall / 60:.1f}", threads)))
     return ("recipe", "seconds", "minutes", "threads"), rows
 
 

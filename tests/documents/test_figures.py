@@ -43,7 +43,12 @@ def page(marker: str, content: str = "") -> str:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     (tmp_path / "effect.json").write_text(json.dumps(EFFECT), encoding="utf-8")
-    builds = {"builds": [{"recipe": "one", "seconds": 90}, {"recipe": "two", "seconds": 30}], "threads": 2}
+    builds = {
+        "builds": [{"recipe": "one", "seconds": 90}, {"recipe": "two", "seconds": 30}],
+        "threads": 1,
+        "lanes": [["one"], ["two"]],
+        "wall_seconds": 96,
+    }
     (tmp_path / "build_times.json").write_text(json.dumps(builds), encoding="utf-8")
     return tmp_path
 
@@ -87,9 +92,9 @@ def test_writing_twice_changes_nothing_more(results):
     assert rewritten(once, results) == (once, [])
 
 
-def test_build_times_end_with_their_sum(results):
+def test_build_times_end_with_the_wall_time_of_all(results):
     text, _ = rewritten(page("build_times"), results)
-    assert "| one | 90 | 1.5 | 2 |\n| two | 30 | 0.5 | 2 |\n| all | 120 | 2.0 | 2 |" in text
+    assert "| one | 90 | 1.5 | 1 |\n| two | 30 | 0.5 | 1 |\n| all, 2 at a time | 96 | 1.6 | 2 |" in text
 
 
 @pytest.mark.parametrize("marker", ["effect strict.", "judge"])

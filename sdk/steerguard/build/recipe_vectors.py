@@ -126,6 +126,10 @@ class VectorSearch(RecipePart):
     """Largest mean share of repeated word trigrams that a chosen setting may have."""
     max_perplexity: Annotated[float, Field(gt=1)]
     """Largest median perplexity of steered answers under the plain model that a chosen setting may have."""
+    min_strict: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Smallest share of strict refusals that a chosen setting may have."""
+    strict_tolerance: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """How far below the most strict refusals a setting may lie and still be compared by the other measures."""
     weights: FloatDtype = "bfloat16"
     """Weight type in which the model answers."""
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 32

@@ -17,7 +17,7 @@ from torch import Tensor
 from steerguard.build.contrast import PromptSet
 from steerguard.build.parts import ComparedSettings
 from steerguard.build.recipe_vectors import SCHEDULES, Estimator, Positions, SteeringVectorsRecipe, VectorSearch
-from steerguard.build.search_scores import Setting, Trial, best, pareto_front, scored
+from steerguard.build.search_scores import Limits, Setting, Trial, best, pareto_front, scored
 from steerguard.build.steps import BuildContext
 from steerguard.build.trials import Steering, plain_losses, steered_answers, steering_of
 from steerguard.build.weight_types import in_weight_type
@@ -60,7 +60,7 @@ def search_vectors(
     search: VectorSearch,
     vectors: Mapping[Estimator, Mapping[str, Tensor]],
 ) -> ChosenVectors:
-    """Try every listed setting and return the one with most strict refusals within the limits.
+    """Try every listed setting and return the one that refuses most and disturbs least, within the limits.
 
     Args:
         context: the build.
@@ -86,22 +86,34 @@ def search_vectors(
                 setting, bench.texts(said["harmful"]), said["losses"].tolist(), bench.texts(said["benign"]), unguided
             )
         )
-    chosen = best(trials, max_repetition=search.max_repetition, max_perplexity=search.max_perplexity)
+    limits = Limits(
+        max_repetition=search.max_repetition,
+        max_perplexity=search.max_perplexity,
+        min_strict=search.min_strict,
+        strict_tolerance=search.strict_tolerance,
+    )
+    chosen = best(trials, limits)
     if chosen is None:
-        closest = min(trials, key=lambda trial: trial.repetition)
+        closest = max(trials, key=lambda trial: (trial.strict.rate, -trial.repetition))
         raise BuildError(
             "No setting of the search is within its limits.",
             where="artifact.search",
-            expected=f"repetition up to {search.max_repetition}, perplexity up to {search.max_perplexity}",
-            found=f"at best {closest.repetition:.4f} and {closest.perplexity:.2f} ({_described(closest.setting)})",
-            next_step="try lower strengths or raise the limits; answers that were computed are reused",
+            expected=(
+                f"strict refusals from {search.min_strict}, repetition up to {search.max_repetition}, "
+                f"perplexity up to {search.max_perplexity}"
+            ),
+            found=(
+                f"where most is refused {closest.strict.rate:.4f}, {closest.repetition:.4f} and "
+                f"{closest.perplexity:.2f} ({_described(closest.setting)})"
+            ),
+            next_step="try other strengths or blocks, or change the limits; answers that were computed are reused",
         )
     return ChosenVectors(
         estimator=chosen.setting.estimator,
         blocks=chosen.setting.blocks,
         strength=chosen.setting.strength,
         positions=chosen.setting.positions,
-        compared=_table(trials, chosen, search, (len(harmful), len(benign))),
+        compared=_table(trials, chosen, limits, search, (len(harmful), len(benign))),
     )
 
 
@@ -215,7 +227,9 @@ def _window(blocks: tuple[int, ...]) -> str:
     return ", ".join(str(block) for block in blocks)
 
 
-def _table(trials: Sequence[Trial], chosen: Trial, search: VectorSearch, counts: tuple[int, int]) -> ComparedSettings:
+def _table(
+    trials: Sequence[Trial], chosen: Trial, limits: Limits, search: VectorSearch, counts: tuple[int, int]
+) -> ComparedSettings:
     rows = tuple(
         {
             "estimator": trial.setting.estimator,
@@ -229,7 +243,7 @@ def _table(trials: Sequence[Trial], chosen: Trial, search: VectorSearch, counts:
             "perplexity": f"{trial.perplexity:.2f}",
             "benign_not_refused": f"{trial.benign_not_refused.rate:.4f}",
             "benign_equal": f"{trial.benign_equal.rate:.4f}",
-            "within_limits": trial.within(search.max_repetition, search.max_perplexity),
+            "within_limits": limits.admit(trial),
             "pareto": on_front,
             "chosen": trial is chosen,
         }
@@ -240,10 +254,13 @@ def _table(trials: Sequence[Trial], chosen: Trial, search: VectorSearch, counts:
         title="What was tried",
         text=(
             f"{len(rows)} settings answered {counts[0]} harmful and {counts[1]} benign prompts of the split `build`, every "
-            f"one steered ({search.weights} weights, greedy, {search.max_new_tokens} new tokens, no gate). Chosen: most "
-            f"strict refusals among settings with mean repetition up to {search.max_repetition} and median perplexity "
-            f"under the plain model up to {search.max_perplexity}, ties by lower strength. The Pareto front counts strict "
-            "refusal, repetition, perplexity and benign answers that do not open as a refusal. A gate decides whether a "
+            f"one steered ({search.weights} weights, greedy, {search.max_new_tokens} new tokens, no gate). Admitted are "
+            f"settings with a share of strict refusals from {limits.min_strict}, mean repetition up to "
+            f"{limits.max_repetition} and median perplexity under the plain model up to {limits.max_perplexity}. Chosen: "
+            f"among those within {limits.strict_tolerance} of the most strict refusals, the lowest sum of repetition, "
+            "share of refusals that repeat another one, and benign answers that open as a refusal; ties by more strict "
+            "refusals, then lower strength. The Pareto front counts strict refusal, repetition, perplexity and benign "
+            "answers that do not open as a refusal. A gate decides whether a "
             "benign prompt is steered at all; without one these shares are the worst case. Since the setting was chosen "
             "by them, its own figures in this table flatter."
         ),

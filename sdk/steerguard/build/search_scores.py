@@ -45,9 +45,30 @@ class Trial:
     benign_equal: Proportion
     """Steered answers to benign prompts that equal the unguided ones."""
 
-    def within(self, max_repetition: float, max_perplexity: float) -> bool:
-        """Tell whether repetition and perplexity are within limits."""
-        return self.repetition <= max_repetition and self.perplexity <= max_perplexity
+    @property
+    def side_effects(self) -> float:
+        """Repetition, sameness of the refusals and benign answers lost, each a share, summed; lower is better."""
+        varied = self.distinct_refusals / self.strict.count if self.strict.count else 0.0
+        return self.repetition + (1.0 - varied) + (1.0 - self.benign_not_refused.rate)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a setting must keep to be chosen."""
+
+    max_repetition: float
+    max_perplexity: float
+    min_strict: float
+    strict_tolerance: float
+    """Settings this close to the most strict refusals, as a share, are compared by their side effects."""
+
+    def admit(self, trial: Trial) -> bool:
+        """Tell whether strict refusals, repetition and perplexity are within limits."""
+        return (
+            trial.strict.rate >= self.min_strict
+            and trial.repetition <= self.max_repetition
+            and trial.perplexity <= self.max_perplexity
+        )
 
 
 def scored(
@@ -81,13 +102,20 @@ def scored(
     )
 
 
-def best(trials: Sequence[Trial], *, max_repetition: float, max_perplexity: float) -> Trial | None:
-    """Return the trial with most strict refusals among those within the limits; None when none is.
+def best(trials: Sequence[Trial], limits: Limits) -> Trial | None:
+    """Return the chosen trial; None when none is within the limits.
 
-    Ties go to the lower strength, then to the earlier one.
+    Among those within the limits, the ones whose strict refusals come within the tolerance of the most are compared by
+    their side effects. Ties go to more strict refusals, then to the lower strength, then to the earlier trial.
     """
-    admitted = [trial for trial in trials if trial.within(max_repetition, max_perplexity)]
-    return min(admitted, key=lambda trial: (-trial.strict.count, Decimal(trial.setting.strength)), default=None)
+    admitted = [trial for trial in trials if limits.admit(trial)]
+    if not admitted:
+        return None
+    most = max(trial.strict.rate for trial in admitted)
+    return min(
+        (trial for trial in admitted if trial.strict.rate >= most - limits.strict_tolerance),
+        key=lambda trial: (trial.side_effects, -trial.strict.count, Decimal(trial.setting.strength)),
+    )
 
 
 def pareto_front(trials: Sequence[Trial]) -> tuple[bool, ...]:

@@ -33,6 +33,7 @@ artifact:
     prompts_benign: 2
     max_new_tokens: 4
     max_repetition: 1.0
+    min_strict: 0.0
     max_perplexity: 1000.0
 fingerprint: {blocks: [12, 18, 24], weights: [float32]}
 """

@@ -30,6 +30,7 @@ SEARCH = (
     prompts_benign: 2
     max_new_tokens: 4
     max_repetition: 0.3
+    min_strict: 0.0
     max_perplexity: 50.0
     weights: float32
     batch_size: 2

@@ -37,6 +37,7 @@ SEARCH = (
     prompts_benign: 2
     max_new_tokens: 4
     max_repetition: 1.0
+    min_strict: 0.0
     max_perplexity: 1000000.0
     weights: float32
     batch_size: 2
