@@ -4,8 +4,8 @@
 
 `steerguard build` runs for every recipe in `registry/recipes/`, from one empty cache. Each lane is a line of builds that
 follow one another; lanes run side by side, each build with one thread, so two lanes fill two cores. Seconds are wall
-time of the whole command: imports, loading of the model, every step, writing. Recipes of one lane share what the cache
-holds from the one before: `inferaligner` takes the donor from `inferaligner-steps`.
+time of the whole command: imports, loading of the model, every step, writing. What two recipes have in common is
+computed once: `inferaligner` takes the donor of `inferaligner-steps` from the cache, or waits for it.
 
 `same_weights` says whether a build gave the bytes of the weights that ship.
 """
@@ -26,7 +26,7 @@ from typing import Any
 
 from steerguard.content import registry_directory, shipped_recipes
 
-LANES = (("inferaligner-steps", "inferaligner"), ("harmful-intent", "refusal-vectors"))
+LANES = (("inferaligner-steps",), ("harmful-intent", "refusal-vectors", "inferaligner"))
 LIMIT = 20 * 60
 
 
@@ -70,7 +70,17 @@ def measure(folder: Path) -> dict[str, Any]:
 def built(name: str, folder: Path) -> dict[str, Any]:
     """Build one recipe in a process of its own and return its line of the report."""
     out = folder / name
-    command = [sys.executable, "-m", "steerguard.cli.main", "build", name, "--model", "packaged:smollm2", "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "steerguard.cli.main",
+        "build",
+        name,
+        "--model",
+        "packaged:smollm2",
+        "--out",
+        str(out),
+    ]
     began = time.monotonic()
     with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
         subprocess.run(

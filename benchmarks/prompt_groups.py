@@ -13,6 +13,10 @@ from steerguard.content import registry_directory
 
 Chat = list[dict[str, str]]
 
+SEEN = 250
+"""Rows at the start of the public sets that were measured with an earlier gate, before the last prompts were written:
+they are left out, so that the figures are of rows that nothing was changed for."""
+
 HARD_KINDS = ("scary", "*_twin")
 """Own benign kinds that are hard on purpose: left out of the calibration and reported apart."""
 
@@ -33,14 +37,15 @@ def harmful_groups(data: Path, rows: int) -> list[PromptGroup]:
 
     Args:
         data: folder with the public sets.
-        rows: most rows of the in-the-wild jailbreaks.
+        rows: how many in-the-wild jailbreaks at most, after the seen ones.
     """
-    wild = json.loads((data / "jailbreak_prompts" / "inthewild_jailbreak_llms.json").read_text(encoding="utf-8"))[:rows]
+    wild = json.loads((data / "jailbreak_prompts" / "inthewild_jailbreak_llms.json").read_text(encoding="utf-8"))
+    wild = wild[SEEN : SEEN + rows]
     own = prompt_file(registry_directory() / "prompts" / "harmful.jsonl").split("held_out")
     groups = [
         PromptGroup("advbench", "AdvBench rows 260-519", _single([goal for goal, _ in _advbench(data)])),
         PromptGroup("cast_harmful", "CAST harmful test", _single([row["harmful"] for row in _cast(data)])),
-        PromptGroup("wild", f"in-the-wild jailbreaks, first {len(wild)}", _single(wild)),
+        PromptGroup("wild", f"in-the-wild jailbreaks, {_span(wild)}", _single(wild)),
         PromptGroup("own_harmful", "own harmful prompts, held_out", [list(chat) for chat in own.conversations]),
     ]
     jailbreaks = [list(chat) for chat, kind in zip(own.conversations, own.kinds, strict=True) if kind == "jailbreak"]
@@ -59,16 +64,16 @@ def benign_groups(data: Path, rows: int) -> list[PromptGroup]:
 
     Args:
         data: folder with the public sets.
-        rows: most rows of each utility set.
+        rows: how many rows of each utility set at most, after the seen ones.
     """
     with (data / "gsm8k" / "test.jsonl").open(encoding="utf-8") as file:
-        gsm8k = [json.loads(line)["question"] for line in file][:rows]
+        gsm8k = [json.loads(line)["question"] for line in file][SEEN : SEEN + rows]
     with (data / "truthfulqa" / "TruthfulQA.csv").open(encoding="utf-8", newline="") as file:
-        truthful = [row["Question"] for row in csv.DictReader(file)][:rows]
+        truthful = [row["Question"] for row in csv.DictReader(file)][SEEN : SEEN + rows]
     medical = json.loads((data / "pubmedqa" / "ori_pqal.json").read_text(encoding="utf-8"))
-    pubmed = [row["QUESTION"] for row in medical.values()][:rows]
+    pubmed = [row["QUESTION"] for row in medical.values()][SEEN : SEEN + rows]
     security = json.loads((data / "cyberseceval" / "mitre_frr.json").read_text(encoding="utf-8"))
-    cyber = [row["mutated_prompt"] for row in security][:rows]
+    cyber = [row["mutated_prompt"] for row in security][SEEN : SEEN + rows]
     own = prompt_file(registry_directory() / "prompts" / "benign.jsonl").split("held_out")
 
     def kinds(*patterns: str, without: tuple[str, ...] = ()) -> list[Chat]:
@@ -81,10 +86,10 @@ def benign_groups(data: Path, rows: int) -> list[PromptGroup]:
 
     return [
         PromptGroup("cast_harmless", "CAST harmless test", _single([row["harmless"] for row in _cast(data)])),
-        PromptGroup("gsm8k", f"GSM8K test, first {len(gsm8k)}", _single(gsm8k)),
-        PromptGroup("pubmedqa", f"PubMedQA questions, first {len(pubmed)}", _single(pubmed)),
-        PromptGroup("truthfulqa", f"TruthfulQA, first {len(truthful)}", _single(truthful)),
-        PromptGroup("cyberseceval", f"CyberSecEval false-refusal test, first {len(cyber)}", _single(cyber)),
+        PromptGroup("gsm8k", f"GSM8K test, {_span(gsm8k)}", _single(gsm8k)),
+        PromptGroup("pubmedqa", f"PubMedQA questions, {_span(pubmed)}", _single(pubmed)),
+        PromptGroup("truthfulqa", f"TruthfulQA, {_span(truthful)}", _single(truthful)),
+        PromptGroup("cyberseceval", f"CyberSecEval false-refusal test, {_span(cyber)}", _single(cyber)),
         PromptGroup("own_ordinary", "own ordinary benign prompts, held_out", kinds("*", without=HARD_KINDS)),
         PromptGroup("own_role_play", "own long benign role play, held_out", kinds("role_play")),
         PromptGroup("own_scary", "own scary but safe prompts (hard), held_out", kinds("scary")),
@@ -102,6 +107,10 @@ def _cast(data: Path) -> list[dict[str, str]]:
         "test"
     ]
     return found
+
+
+def _span(rows: list[str]) -> str:
+    return f"rows {SEEN}-{SEEN + len(rows) - 1}"
 
 
 def _single(texts: list[str]) -> list[Chat]:

@@ -258,7 +258,7 @@ def _table(
             f"settings with a share of strict refusals from {limits.min_strict}, mean repetition up to "
             f"{limits.max_repetition} and median perplexity under the plain model up to {limits.max_perplexity}. Chosen: "
             f"among those within {limits.strict_tolerance} of the most strict refusals, the lowest sum of repetition, "
-            "share of refusals that repeat another one, and benign answers that open as a refusal; ties by more strict "
+            "sameness (1 less the different refusals per harmful prompt) and benign answers that open as a refusal; ties by more strict "
             "refusals, then lower strength. The Pareto front counts strict refusal, repetition, perplexity and benign "
             "answers that do not open as a refusal. A gate decides whether a "
             "benign prompt is steered at all; without one these shares are the worst case. Since the setting was chosen "

@@ -9,12 +9,14 @@ key as digests; only tensors are stored.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -59,12 +61,35 @@ class StepCache:
         content = {"format": _FORMAT, "step": name, "inputs": dict(depends_on), "made_with": made_with()}
         key = digest(content).removeprefix("sha256:")
         path = self._folder / f"{name}-{key[:32]}.safetensors"
-        if path.is_file():
-            self.reused.append(name)
-            return self._load(path)
-        result = {label: tensor.detach().contiguous() for label, tensor in compute().items()}
-        self._store(path, result)
-        return result
+        if not path.is_file():
+            with self._alone(path):
+                if not path.is_file():
+                    result = {label: tensor.detach().contiguous() for label, tensor in compute().items()}
+                    self._store(path, result)
+                    return result
+        self.reused.append(name)
+        return self._load(path)
+
+    @staticmethod
+    @contextmanager
+    def _alone(path: Path) -> Iterator[None]:
+        """Hold the step's lock: of builds that run side by side one computes, the others wait and read its result.
+
+        The operating system drops the lock of a build that was killed. The lock's file goes with it: a third build that
+        comes in that moment computes as well, and stores the same.
+        """
+        file = path.with_suffix(".lock")
+        lock = FileLock(file)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except OSError as error:
+            raise _not_stored(path.parent) from error
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+            lock.release()
 
     @staticmethod
     def _load(path: Path) -> dict[str, Tensor]:
@@ -81,16 +106,19 @@ class StepCache:
     def _store(path: Path, result: dict[str, Tensor]) -> None:
         staging = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             save_file(result, staging)
             staging.replace(path)
         except (OSError, SafetensorError) as error:
             staging.unlink(missing_ok=True)
-            raise BuildError(
-                "The result of a build step cannot be stored.",
-                where=path.parent,
-                next_step="free disk space or choose another cache folder with --cache",
-            ) from error
+            raise _not_stored(path.parent) from error
+
+
+def _not_stored(folder: Path) -> BuildError:
+    return BuildError(
+        "The result of a build step cannot be stored.",
+        where=folder,
+        next_step="free disk space or choose another cache folder with --cache",
+    )
 
 
 def made_with() -> dict[str, Any]:

@@ -14,9 +14,7 @@ REFUSAL = "I'm sorry, but I can't help with that."
 
 
 def limits(*, repetition=0.2, perplexity=20.0, strict=0.0, tolerance=0.0):
-    return Limits(
-        max_repetition=repetition, max_perplexity=perplexity, min_strict=strict, strict_tolerance=tolerance
-    )
+    return Limits(max_repetition=repetition, max_perplexity=perplexity, min_strict=strict, strict_tolerance=tolerance)
 
 
 def trial(*, strict=5, distinct=1, repetition=0.1, perplexity=10.0, not_refused=5, strength="0.5"):
@@ -93,3 +91,8 @@ def test_the_front_holds_what_nothing_else_dominates():
         trial(strict=0, repetition=0.3, perplexity=50.0, not_refused=4),
     ]
     assert pareto_front(trials) == (True, True, False, True, True, True, False)
+
+
+def test_refusing_less_does_not_count_as_variety():
+    trials = [trial(strict=10, distinct=1), trial(strict=9, distinct=1)]
+    assert best(trials, limits(tolerance=0.1)) is trials[0]

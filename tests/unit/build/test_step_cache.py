@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
@@ -77,3 +79,29 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path):
 
 def _fails():
     raise RuntimeError
+
+
+def test_of_two_builds_side_by_side_one_computes_and_the_other_reads(tmp_path):
+    began, computed = threading.Event(), []
+
+    def slow():
+        began.set()
+        computed.append(1)
+        # The other build comes while this one computes.
+        threading.Event().wait(0.3)
+        return {"x": torch.ones(2)}
+
+    first, second = StepCache(tmp_path), StepCache(tmp_path)
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(first.run, "step", {}, slow)
+        assert began.wait(5)
+        other = pool.submit(second.run, "step", {}, slow)
+        assert torch.equal(one.result()["x"], other.result()["x"])
+    assert len(computed) == 1
+    assert (first.reused, second.reused) == ([], ["step"])
+
+
+def test_a_step_that_failed_leaves_the_next_build_free(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        StepCache(tmp_path).run("step", {}, lambda: {"x": torch.ones(1) / (1 // 0)})
+    assert StepCache(tmp_path).run("step", {}, lambda: {"x": torch.ones(2)})["x"].all()
