@@ -15,6 +15,7 @@ from torch import nn
 
 from steerguard.artifacts.probe_params import Over
 from steerguard.errors import NonFiniteHiddenStateError, UnsupportedArchitectureError
+from steerguard.models.block_order import check_block_order
 from steerguard.models.blocks import decoder_blocks, text_decoder
 from steerguard.models.chat import Conversation, EncodedPrompt, encode_prompts, pad_batch
 from steerguard.models.prompt_mean import SKIPPED_TOKENS, prompt_mean, prompt_mean_mask
@@ -131,10 +132,12 @@ def measure_fingerprint(
         Unit float32 vectors on the CPU, `[prompts, blocks, width]`.
 
     Raises:
-        UnsupportedArchitectureError: the blocks cannot be reached, or a block number is out of range.
+        UnsupportedArchitectureError: the blocks cannot be reached or are not passed once each, or there is no such block.
         IncompatibleModelError: the chat template does not render a prompt.
         NonFiniteHiddenStateError: a state is not finite or zero.
     """
+    with evaluating(model):
+        check_block_order(model)
     states = capture_residuals(model, tokenizer, prompts, blocks, batch_size=max(1, len(prompts)))
     norms: torch.Tensor = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
     if bool((norms == 0).any()):

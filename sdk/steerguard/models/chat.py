@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -103,7 +104,7 @@ def encode_prompts(
     encoded: list[EncodedPrompt] = []
     for index, (conversation, answer) in enumerate(zip(conversations, answers, strict=True)):
         try:
-            text = renderer.apply_chat_template(list(conversation), tokenize=False, add_generation_prompt=True)
+            text = _rendered(renderer, conversation)
         except Exception as error:
             raise IncompatibleModelError(
                 "The tokenizer's chat template does not render this conversation",
@@ -175,6 +176,41 @@ def render(
     """
     rows = [prompt.ids for prompt in encode_prompts(tokenizer, conversations, prefills)]
     return pad_batch(rows, tokenizer, padding_side=padding_side, device=device)
+
+
+def _rendered(renderer: Any, conversation: Conversation) -> str:
+    """Return the conversation as the template writes it; contents become lists of parts for templates that take these.
+
+    Templates of multimodal models go through a list of parts, and pass over a plain text without a word.
+    """
+
+    def apply(messages: Sequence[Mapping[str, Any]]) -> str:
+        return str(renderer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+    messages = list(conversation)
+    contents = [message.get("content") for message in messages]
+    if not all(isinstance(content, str) for content in contents):
+        return apply(messages)
+    parts = [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+
+    def shows_every_content(text: str) -> bool:
+        return all(str(content).strip() in text for content in contents)
+
+    try:
+        text = apply(messages)
+    except Exception:
+        in_parts = apply(parts)
+        if not shows_every_content(in_parts):
+            raise
+        return in_parts
+    if shows_every_content(text):
+        return text
+    with suppress(Exception):
+        in_parts = apply(parts)
+        if shows_every_content(in_parts) and not any(str(part["content"]) in in_parts for part in parts):
+            return in_parts
+    # A template may also shorten a content on purpose.
+    return text
 
 
 def _by_last_token(sequences: tuple[tuple[int, ...], ...]) -> dict[int, list[tuple[int, ...]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect as signatures
 from typing import TYPE_CHECKING, Any
 
 from steerguard.errors import UnsupportedArchitectureError
@@ -17,6 +18,12 @@ _CONFIG_OF_MODALITY = {
     "audio": ("audio_config", "speech_config"),
     "video": ("video_config",),
 }
+
+_PLACEHOLDERS = tuple(f"{modality}_token_{end}" for modality in _CONFIG_OF_MODALITY for end in ("id", "index"))
+"""Fields of a configuration that name the id of one piece of an image, sound or video."""
+
+_MODALITY_INPUTS = ("pixel", "image", "video", "audio", "speech", "input_features")
+"""How the names of a forward's inputs begin where they hold something else than text."""
 
 
 def text_tokenizer(tokenizer_or_processor: Any) -> Any:
@@ -76,7 +83,7 @@ def inspect_model(model: PreTrainedModel, tokenizer: Any | None = None) -> Model
 
 def _modalities(model: PreTrainedModel) -> tuple[str, ...]:
     found = {"text"}
-    declared = getattr(model, "input_modalities", ())
+    declared = () if _takes_only_text(model) else getattr(model, "input_modalities", ())
     declared = (declared,) if isinstance(declared, str) else declared
     found.update(name for name in declared if name in _CONFIG_OF_MODALITY)
     # Omni models keep these one level down, in the configuration of the part that thinks.
@@ -85,3 +92,21 @@ def _modalities(model: PreTrainedModel) -> tuple[str, ...]:
         if any(getattr(config, key, None) is not None for config in configs for key in keys):
             found.add(modality)
     return tuple(sorted(found))
+
+
+def modality_ids(model: PreTrainedModel) -> tuple[int, ...]:
+    """Return the token ids that stand for pieces of images, sounds and videos in `input_ids`, ascending.
+
+    Args:
+        model: a decoder-only model, or a multimodal model around one.
+    """
+    configs = [model.config, getattr(model.config, "thinker_config", None)]
+    named = [getattr(config, name, None) for config in configs for name in _PLACEHOLDERS]
+    return tuple(sorted({found for found in named if isinstance(found, int)}))
+
+
+def _takes_only_text(model: PreTrainedModel) -> bool:
+    """Return whether a class inherits the modalities of its family without taking them, as Gemma 3 for text does."""
+    is_flat = model.config.get_text_config(decoder=True) is model.config
+    names = signatures.signature(model.forward).parameters
+    return is_flat and not any(name.startswith(_MODALITY_INPUTS) for name in names)

@@ -45,5 +45,10 @@ def prompt_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     Returns:
         float32 `[rows, width]`, summed in float32.
     """
+    return prompt_sum(hidden, mask) / mask.sum(dim=1, keepdim=True)
+
+
+def prompt_sum(hidden: Tensor, mask: Tensor) -> Tensor:
+    """Return the sum that the mean is made of, over the columns given; arguments and result as of `prompt_mean`."""
     counted = hidden.masked_fill(~mask[:, :, None], 0.0)
-    return counted.sum(dim=1, dtype=torch.float32) / mask.sum(dim=1, keepdim=True)
+    return counted.sum(dim=1, dtype=torch.float32)

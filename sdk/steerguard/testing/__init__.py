@@ -2,7 +2,12 @@
 
 from steerguard.audit.sinks import MemorySink
 from steerguard.testing.artifacts import tiny_registry
-from steerguard.testing.models import (
+from steerguard.testing.assembled import assemble_llava, assemble_qwen2_audio
+from steerguard.testing.conformance import assert_conforms
+from steerguard.testing.models import Architecture, tiny_model
+from steerguard.testing.tokenizers import (
+    AUDIO_TOKEN,
+    AUDIO_TOKEN_ID,
     BOS_ID,
     EOS_ID,
     IMAGE_TOKEN,
@@ -10,13 +15,13 @@ from steerguard.testing.models import (
     MAX_POSITIONS,
     PAD_ID,
     VOCAB_SIZE,
-    Architecture,
     Template,
-    tiny_model,
     tiny_tokenizer,
 )
 
 __all__ = [
+    "AUDIO_TOKEN",
+    "AUDIO_TOKEN_ID",
     "BOS_ID",
     "EOS_ID",
     "IMAGE_TOKEN",
@@ -27,6 +32,9 @@ __all__ = [
     "Architecture",
     "MemorySink",
     "Template",
+    "assemble_llava",
+    "assemble_qwen2_audio",
+    "assert_conforms",
     "tiny_model",
     "tiny_registry",
     "tiny_tokenizer",

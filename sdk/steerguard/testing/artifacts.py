@@ -11,7 +11,15 @@ import torch
 from steerguard.artifacts.calibration import calibration_from_scores
 from steerguard.artifacts.codec import write_artifact
 from steerguard.artifacts.fingerprint import PROMPTS
-from steerguard.artifacts.probe_params import PROMPT_MEAN_FEATURE, Over, probe_params
+from steerguard.artifacts.probe_params import (
+    COSINE_FEATURE,
+    COSINE_METHOD,
+    PROMPT_MEAN_FEATURE,
+    Over,
+    Similarity,
+    probe_params,
+)
+from steerguard.detect.probe import PROBE_FILE
 from steerguard.models.capture import measure_fingerprint
 from steerguard.models.inspect import inspect_model
 from steerguard.registry.local import LocalDirectory, create_registry
@@ -39,12 +47,13 @@ def tiny_registry(
     strength: str = "1.0",
     schedule: Literal["constant", "by_phase", "by_step"] = "constant",
     steps: int = 3,
+    similarity: Similarity = "tanh_projection",
     seed: int = 0,
 ) -> LocalDirectory:
     """Make a registry with a random probe and random vectors for a model.
 
-    The families are `harmful-intent`, a probe, and `inferaligner` and `refusal-vectors`, steering vectors of the
-    methods `inferaligner` and `fitted_refusal`.
+    The families are `harmful-intent`, a linear probe, `condition`, a cosine probe of the same parts, and steering vectors
+    of each method: `inferaligner`, `refusal-vectors` (`fitted_refusal`) and `refusal-direction`, always constant.
 
     Args:
         root: a folder that does not exist yet.
@@ -56,6 +65,7 @@ def tiny_registry(
         strength: what coefficient 1.0 multiplies the unit vectors by.
         schedule: when which vector is added.
         steps: how many generated tokens have a vector of their own; `by_step` only.
+        similarity: what the cosine probe compares hidden states with.
         seed: of all random numbers; the global generator is left alone.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -112,7 +122,7 @@ def tiny_registry(
             "params": probe_params(parts),
         },
         {
-            "weights/probe.safetensors": {"weight": weight, "bias": torch.zeros(len(probe_blocks))},
+            PROBE_FILE: {"weight": weight, "bias": torch.zeros(len(probe_blocks))},
             FINGERPRINT_FILE: {"directions": fingerprint},
         },
         torch.randn(CALIBRATION_SCORES, generator=generator),
@@ -130,6 +140,41 @@ def tiny_registry(
         theta = _vectors(vectors, schedule, steps, generator)
         tensors = {VECTORS_FILE: {**theta, **beside}, FINGERPRINT_FILE: {"directions": fingerprint}}
         _add(registry, {**steering, "family": family, "method": method}, tensors, None)
+    _add(
+        registry,
+        {
+            **fields,
+            "type": "steering_vectors",
+            "family": "refusal-direction",
+            "method": "refusal_direction",
+            "requires": {"sdk": ">=0.1", "features": ["operator.ablate", "operator.add", "schedule.constant"]},
+            "params": {
+                "ablated_blocks": list(range(facts.num_blocks)),
+                "blocks": list(steered_blocks),
+                "positions": "all",
+                "source_block": steered_blocks[0],
+                "strength": strength,
+            },
+        },
+        {VECTORS_FILE: {"theta": vectors}, FINGERPRINT_FILE: {"directions": fingerprint}},
+        None,
+    )
+    _add(
+        registry,
+        {
+            **fields,
+            "family": "condition",
+            "type": "probe",
+            "method": COSINE_METHOD,
+            "requires": {"sdk": ">=0.1", "features": [COSINE_FEATURE, "calibration.split_conformal", *more]},
+            "params": {**probe_params(parts), "similarity": similarity},
+        },
+        {
+            PROBE_FILE: {"direction": torch.randn(weight.shape, generator=generator)},
+            FINGERPRINT_FILE: {"directions": fingerprint},
+        },
+        torch.rand(CALIBRATION_SCORES, generator=generator),
+    )
     return registry
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGenera
 
 from steerguard.errors import UnsupportedArchitectureError
 from steerguard.models.blocks import decoder_blocks, text_decoder
-from steerguard.testing import tiny_model
+from steerguard.testing import Architecture, tiny_model
 
 BLOCK_CLASSES = {
     "llama": "LlamaDecoderLayer",
@@ -17,8 +19,25 @@ BLOCK_CLASSES = {
     "mistral": "MistralDecoderLayer",
     "phi": "PhiDecoderLayer",
     "mixtral": "MixtralDecoderLayer",
+    "qwen3": "Qwen3DecoderLayer",
+    "gemma2": "Gemma2DecoderLayer",
+    "gemma3": "Gemma3DecoderLayer",
+    "gpt_neox": "GPTNeoXLayer",
+    "olmoe": "OlmoeDecoderLayer",
+    "qwen3_next": "Qwen3NextDecoderLayer",
+    "lfm2": "Lfm2DecoderLayer",
+    "falcon_mamba": "FalconMambaBlock",
     "llava": "LlamaDecoderLayer",
+    "idefics3": "LlamaDecoderLayer",
+    "smolvlm": "LlamaDecoderLayer",
+    "qwen2_5_vl": "Qwen2_5_VLDecoderLayer",
+    "gemma3_vision": "Gemma3DecoderLayer",
+    "qwen2_audio": "Qwen2DecoderLayer",
 }
+
+
+def test_every_tiny_architecture_is_named_here():
+    assert set(BLOCK_CLASSES) == set(get_args(Architecture))
 
 
 @pytest.mark.parametrize("architecture", BLOCK_CLASSES)
@@ -37,8 +56,10 @@ def test_blocks_are_passed_in_order_and_return_the_residual_stream(architecture)
     with torch.no_grad():
         hidden = text_decoder(model)(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
     assert [number for number, _ in seen] == [0, 1, 2, 3]
+    # Most classes list the embedding first; this one begins with the first block.
+    first = 0 if architecture == "falcon_mamba" else 1
     for number, output in seen[:-1]:
-        assert torch.equal(output, hidden[number + 1])
+        assert torch.equal(output, hidden[number + first])
 
 
 def test_the_decoder_of_a_bare_decoder_is_itself(tiny_llama):

@@ -32,6 +32,22 @@ def test_the_facts_of_a_multimodal_model_are_those_of_its_text_decoder(chatml_to
     assert facts.modalities == ("image", "text")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "modalities"),
+    [
+        # Its class inherits from the family that takes images.
+        ("gemma3", ("text",)),
+        ("gemma3_vision", ("image", "text")),
+        ("idefics3", ("image", "text")),
+        ("smolvlm", ("image", "text")),
+        ("qwen2_5_vl", ("image", "text", "video")),
+        ("qwen2_audio", ("audio", "text")),
+    ],
+)
+def test_the_modalities_are_those_that_the_class_takes(architecture, modalities):
+    assert inspect_model(tiny_model(architecture)).modalities == modalities
+
+
 def test_audio_is_found_through_the_configuration(tiny_llama):
     tiny_llama.config.audio_config = {"hidden_size": 8}
     assert inspect_model(tiny_llama, None).modalities == ("audio", "text")
