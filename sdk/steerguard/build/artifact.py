@@ -11,13 +11,16 @@ from torch import Tensor
 
 from steerguard.artifacts.codec import write_artifact
 from steerguard.build.card import render_card
+from steerguard.build.condition_artifact import build_condition
 from steerguard.build.contrast import load_contrast
 from steerguard.build.fitted_refusal import build_fitted_refusal
 from steerguard.build.parts import ArtifactParts
 from steerguard.build.probe_artifact import build_probe
 from steerguard.build.recipe import Recipe
-from steerguard.build.recipe_probe import ProbeRecipe
+from steerguard.build.recipe_probe import ConditionRecipe, ProbeRecipe
+from steerguard.build.recipe_refusal_direction import RefusalDirectionRecipe
 from steerguard.build.recipe_vectors import FittedRefusalRecipe, SteeringVectorsRecipe
+from steerguard.build.refusal_direction import build_refusal_direction
 from steerguard.build.steering_vectors import build_steering_vectors
 from steerguard.build.step_cache import StepCache
 from steerguard.build.steps import BuildContext, Progress, SilentProgress, fingerprints_of
@@ -108,8 +111,12 @@ def _built(context: BuildContext) -> ArtifactParts:
             return build_steering_vectors(context, artifact)
         case FittedRefusalRecipe():
             return build_fitted_refusal(context, artifact)
+        case RefusalDirectionRecipe():
+            return build_refusal_direction(context, artifact)
         case ProbeRecipe():
             return build_probe(context, artifact)
+        case ConditionRecipe():
+            return build_condition(context, artifact)
 
 
 def _check_blocks(recipe: Recipe, facts: ModelFacts) -> None:

@@ -20,7 +20,7 @@ from steerguard.artifacts.probe_params import probe_parts
 from steerguard.artifacts.recalibrate import recalibrated
 from steerguard.artifacts.verify import VerifiedArtifact
 from steerguard.canonical import canonical_bytes, sha256_hex
-from steerguard.detect.linear_probe import bind_probe
+from steerguard.detect.bind import bind_probe
 from steerguard.errors import CalibrationError
 from steerguard.models.capture import capture_residuals, measure_fingerprint
 from steerguard.models.chat import Conversation
@@ -160,7 +160,7 @@ def _detector(artifact: VerifiedArtifact) -> PlannedDetector:
     parts = probe_parts(manifest)
     return PlannedDetector(
         id="calibrated",
-        type="linear_probe",
+        type=manifest.method,
         artifact=PinnedArtifact(
             family=manifest.family,
             variant=manifest.variant,

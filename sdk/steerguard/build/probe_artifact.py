@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-from steerguard.artifacts.calibration import Calibration, calibration_from_scores
+from steerguard.artifacts.calibration import Calibration
 from steerguard.artifacts.probe_params import PROMPT_MEAN_FEATURE, probe_params
-from steerguard.build.contrast import PromptSet
-from steerguard.build.left_out_kinds import kinds_by_group, of_kinds
 from steerguard.build.parts import ArtifactParts
-from steerguard.build.probe_figures import ScoredSet, cross_validation_figure, unseen_figures
+from steerguard.build.probe_figures import cross_validation_figure
+from steerguard.build.probe_measures import benign_splits, calibrate, measured_figures, without
 from steerguard.build.probe_search import ChosenProbe, choose_probe, read_parts
 from steerguard.build.probes import fit_probe, out_of_fold_scores
 from steerguard.build.recipe_probe import ProbeRecipe
 from steerguard.build.steps import BuildContext, part_states_of
-from steerguard.detect.linear_probe import PROBE_FILE, LinearProbe
-from steerguard.errors import CalibrationError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Benign:
-    """Benign prompts of the splits that measure."""
-
-    calibration: PromptSet
-    """What thresholds come from."""
-    held_out: PromptSet
-    """Of the kinds that thresholds are for."""
-    left_out: dict[str, PromptSet]
-    """By group: prompts of both splits whose kinds the calibration leaves out."""
+from steerguard.detect.probe import PROBE_FILE
 
 
 def build_probe(context: BuildContext, recipe: ProbeRecipe) -> ArtifactParts:
     """Return the tensors, settings and calibration of a probe artifact.
 
-    The probe is fitted on float32 residuals of the `build` split; the calibration scores come from the model in the
+    The probe is fitted on residuals of the `build` split, in float32 whatever the weights are; the calibration scores come from the model in the
     weight type that it is served in.
 
     Args:
@@ -46,12 +29,12 @@ def build_probe(context: BuildContext, recipe: ProbeRecipe) -> ArtifactParts:
         CalibrationError: no benign prompts of the split `calibration`.
         RecipeError: a kind that the calibration leaves out does not exist.
     """
-    measured = _benign(context, recipe)
+    measured = benign_splits(context, recipe)
     sets = context.data.harmful.split("build"), context.data.benign.split("build")
     read = read_parts(recipe)
     every = (
-        part_states_of(context, sets[0], read, weights="float32", step="target on harmful"),
-        part_states_of(context, sets[1], read, weights="float32", step="target on benign"),
+        part_states_of(context, sets[0], read, weights=recipe.weights, step="target on harmful"),
+        part_states_of(context, sets[1], read, weights=recipe.weights, step="target on benign"),
     )
     chosen = choose_probe(context, recipe, *every, (sets[0].content_digest, sets[1].content_digest))
     columns = [read.index(part) for part in chosen.parts]
@@ -61,7 +44,7 @@ def build_probe(context: BuildContext, recipe: ProbeRecipe) -> ArtifactParts:
     out_of_fold = out_of_fold_scores(
         harmful, benign, chosen.estimator, inverse_penalty=penalty, folds=recipe.folds, seed=seed, joint=joint
     )
-    calibration = _calibrate(context, recipe, probe, measured.calibration)
+    calibration = calibrate(context, recipe, probe, measured.calibration)
     means = any(over == "prompt_mean" for over in probe.over)
     return ArtifactParts(
         method="linear_probe",
@@ -89,71 +72,11 @@ def build_probe(context: BuildContext, recipe: ProbeRecipe) -> ArtifactParts:
         ),
         figures=(
             cross_validation_figure(out_of_fold, recipe.folds),
-            *_measured_figures(context, recipe, probe, calibration, measured),
+            *measured_figures(context, recipe, probe, calibration, measured),
         ),
         compared=() if chosen.compared is None else (chosen.compared,),
         calibration=calibration,
         manifest_extra={"sign": "positive means harmful"},
-    )
-
-
-def _benign(context: BuildContext, recipe: ProbeRecipe) -> _Benign:
-    benign = context.data.benign
-    groups = kinds_by_group(benign, recipe.calibration_kinds_left_out)
-    kept = benign.without_kinds(tuple(kind for kinds in groups.values() for kind in kinds))
-    unseen = benign.chosen([index for index, split in enumerate(benign.splits) if split != "build"])
-    if len(kept.split("calibration")) == 0:
-        raise CalibrationError(
-            "There are no prompts to calibrate on.",
-            where=f"prompts.benign: {context.recipe.document.prompts.benign}",
-            expected="rows of the split calibration",
-            found="none",
-        )
-    return _Benign(
-        calibration=kept.split("calibration"),
-        held_out=kept.split("held_out"),
-        left_out={group: of_kinds(unseen, kinds) for group, kinds in groups.items()},
-    )
-
-
-def _scores(context: BuildContext, probe: LinearProbe, prompts: PromptSet, weights: str, step: str) -> list[float]:
-    return probe.score(part_states_of(context, prompts, probe.parts, weights=weights, step=step)).tolist()
-
-
-def _calibrate(context: BuildContext, recipe: ProbeRecipe, probe: LinearProbe, prompts: PromptSet) -> Calibration:
-    return calibration_from_scores(
-        _scores(context, probe, prompts, recipe.calibration_weights, "calibration"),
-        score=probe.meaning,
-        source=f"{len(prompts)} benign prompts of the project's own contrast set, split calibration{_without(recipe)}, "
-        f"{recipe.calibration_weights} weights",
-    )
-
-
-def _measured_figures(
-    context: BuildContext, recipe: ProbeRecipe, probe: LinearProbe, calibration: Calibration, benign: _Benign
-) -> list[dict[str, Any]]:
-    """Return AUROC and gate rates of the split `held_out`, and of each group that the calibration leaves out."""
-    weights = recipe.calibration_weights
-
-    def scored(key: str, name: str, prompts: PromptSet, step: str) -> ScoredSet:
-        scores = _scores(context, probe, prompts, weights, step) if len(prompts) else []
-        return ScoredSet(id=key, name=name, scores=scores)
-
-    harmful = context.data.harmful.split("held_out")
-    return unseen_figures(
-        scored("harmful", "own harmful prompts, split held_out", harmful, "held-out harmful"),
-        scored("benign", f"own benign prompts, split held_out{_without(recipe)}", benign.held_out, "held-out benign"),
-        [
-            scored(
-                f"benign_{group.replace('*', '').strip('_.-')}",
-                f"own benign prompts of the kinds {group}, splits calibration and held_out",
-                prompts,
-                f"benign {group}",
-            )
-            for group, prompts in benign.left_out.items()
-        ],
-        calibration,
-        weights,
     )
 
 
@@ -165,7 +88,7 @@ def _how_made(
         f"{len(harmful)} harmful and {len(benign)} benign prompts of the project's own contrast set, split `build`.",
         _classifiers(chosen),
         (
-            f"Calibrated on {calibration.n} other benign prompts, split `calibration`{_without(recipe)}, with "
+            f"Calibrated on {calibration.n} other benign prompts, split `calibration`{without(recipe)}, with "
             f"{recipe.calibration_weights} weights: the smallest false-positive rate that a policy may ask for is {calibration.smallest_fpr}."
         ),
     )
@@ -183,11 +106,4 @@ def _classifiers(chosen: ChosenProbe) -> str:
     elif means:
         fitted = f"One linear classifier ({estimator}) per part"
     prompt_means = f", and on the prompt mean (float32, from the fifth token on), blocks {means}" if means else ""
-    return (
-        f"{fitted} on the float32 residual at the end of the generation prompt, blocks {ends}{prompt_means}; {score}."
-    )
-
-
-def _without(recipe: ProbeRecipe) -> str:
-    left_out = recipe.calibration_kinds_left_out
-    return f", without the kinds {', '.join(left_out)}" if left_out else ""
+    return f"{fitted} on the residual at the end of the generation prompt, blocks {ends}{prompt_means}; {score}."

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from steerguard.build.recipe_part import BlockIndex, FloatDtype, Name, RecipePart, ascending
-from steerguard.build.recipe_probe import ProbeRecipe
+from steerguard.build.recipe_probe import ConditionRecipe, ProbeRecipe
+from steerguard.build.recipe_refusal_direction import RefusalDirectionRecipe
 from steerguard.build.recipe_vectors import FittedRefusalRecipe, SteeringVectorsRecipe
 from steerguard.errors import PolicySyntaxError, RecipeError
 from steerguard.policy.yaml_subset import read_document
@@ -67,20 +68,33 @@ class FingerprintSettings(RecipePart):
 
 
 def _artifact_kind(value: Any) -> Any:
-    """Return the tag of the artifact part: the method of steering vectors, else the type."""
+    """Return the tag of the artifact part: its method, left out the first that there was for the type."""
     get = value.get if isinstance(value, dict) else lambda name, default=None: getattr(value, name, default)
-    return get("method", "inferaligner") if get("type") == "steering_vectors" else get("type")
+    kind = get("type")
+    first = {"steering_vectors": "inferaligner", "probe": "linear_probe"}.get(kind) if isinstance(kind, str) else None
+    return kind if first is None else get("method", first)
 
 
-ArtifactRecipe = SteeringVectorsRecipe | FittedRefusalRecipe | ProbeRecipe
+ArtifactRecipe = SteeringVectorsRecipe | FittedRefusalRecipe | RefusalDirectionRecipe | ProbeRecipe | ConditionRecipe
 _Artifact = Annotated[
     Annotated[SteeringVectorsRecipe, Tag("inferaligner")]
     | Annotated[FittedRefusalRecipe, Tag("fitted_refusal")]
-    | Annotated[ProbeRecipe, Tag("probe")],
+    | Annotated[RefusalDirectionRecipe, Tag("refusal_direction")]
+    | Annotated[ProbeRecipe, Tag("linear_probe")]
+    | Annotated[ConditionRecipe, Tag("cosine")],
     Discriminator(_artifact_kind),
 ]
 # The tags of unions stand in pydantic's locations between the field and its parts.
-_TAGS = {"inferaligner", "fitted_refusal", "probe", "fine_tuned", "system_prompt", "existing"}
+_TAGS = {
+    "inferaligner",
+    "fitted_refusal",
+    "refusal_direction",
+    "linear_probe",
+    "cosine",
+    "fine_tuned",
+    "system_prompt",
+    "existing",
+}
 
 
 class RecipeDocument(RecipePart):

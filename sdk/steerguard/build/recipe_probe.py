@@ -1,4 +1,4 @@
-"""Recipes of linear probes: which parts and estimator, or lists of them to choose from by cross-validation."""
+"""Recipes of probes: linear ones, with lists to choose from by cross-validation, and conditions that compare by cosine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from steerguard.artifacts.probe_params import Part, Similarity
 from steerguard.build.recipe_part import Blocks, BlocksOrNone, FloatDtype, RecipePart, ascending, given_once
 
 ProbeEstimator = Literal["mean_difference", "logistic_regression", "lda"]
@@ -35,10 +36,21 @@ class ProbeSearch(RecipePart):
         return self
 
 
-class ProbeRecipe(RecipePart):
+class CalibratedRecipe(RecipePart):
+    """What the recipes of all probes say of their calibration."""
+
+    calibration_weights: FloatDtype = "bfloat16"
+    """Weight type of the model that the calibration scores are read from."""
+    calibration_kinds_left_out: Annotated[tuple[_KindPattern, ...], Field(strict=False)] = ()
+    """Kinds of benign prompts that do not enter the calibration and are reported apart: each entry is one kind, or a
+    group of kinds such as `*_twin`."""
+
+
+class ProbeRecipe(CalibratedRecipe):
     """A linear probe on the end of the generation prompt and on prompt means, averaged over its parts."""
 
     type: Literal["probe"]
+    method: Literal["linear_probe"] = "linear_probe"
     blocks: Blocks | None = None
     """Blocks that are read at the end of the generation prompt, at `resid_post`; no block of a probe may lie above the
     first steered block of a one-pass policy."""
@@ -52,11 +64,8 @@ class ProbeRecipe(RecipePart):
     search: ProbeSearch | None = None
     folds: Annotated[int, Field(ge=2, le=20)] = 5
     """Folds of the cross-validation that the card reports."""
-    calibration_weights: FloatDtype = "bfloat16"
-    """Weight type of the model that the calibration scores are read from."""
-    calibration_kinds_left_out: Annotated[tuple[_KindPattern, ...], Field(strict=False)] = ()
-    """Kinds of benign prompts that do not enter the calibration and are reported apart: each entry is one kind, or a
-    group of kinds such as `*_twin`."""
+    weights: FloatDtype = "float32"
+    """Weight type of the model that the fitted states are read from; the states themselves are float32."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -84,4 +93,38 @@ class ProbeRecipe(RecipePart):
         for field in ("blocks", "mean_blocks"):
             for number, blocks in enumerate((self.search and getattr(self.search, field)) or ()):
                 lists[f"artifact.search.{field}.{number}"] = blocks
+        return {field: blocks for field, blocks in lists.items() if blocks}
+
+
+class ConditionRecipe(CalibratedRecipe):
+    """The condition of CAST: directions between harmful and benign prompts, compared by cosine."""
+
+    type: Literal["probe"]
+    method: Literal["cosine"]
+    blocks: BlocksOrNone = ()
+    """Blocks that are read at the end of the generation prompt, at `resid_post`."""
+    mean_blocks: BlocksOrNone = ()
+    """Blocks whose prompt mean is read, as the paper does."""
+    estimator: Literal["mean_difference", "pca_pairs"] = "pca_pairs"
+    """`pca_pairs`: first principal component of pairs centred on their midpoints, as the paper does."""
+    similarity: Similarity = "tanh_projection"
+    """`tanh_projection`: the paper's; `direction`: the cosine with the direction itself."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not self.blocks and not self.mean_blocks:
+            message = "artifact.blocks: give blocks, mean_blocks, or both"
+            raise ValueError(message)
+        ascending(self.block_lists())
+        return self
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Block and what is read there, by block, the end before the prompt mean."""
+        ends: list[Part] = [(block, "end") for block in self.blocks]
+        return tuple(sorted([*ends, *((block, "prompt_mean") for block in self.mean_blocks)]))
+
+    def block_lists(self) -> dict[str, tuple[int, ...]]:
+        """Return every list of blocks that is not empty, by its field."""
+        lists = {"artifact.blocks": self.blocks, "artifact.mean_blocks": self.mean_blocks}
         return {field: blocks for field, blocks in lists.items() if blocks}

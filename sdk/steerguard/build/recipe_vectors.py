@@ -23,7 +23,7 @@ Sentence = Annotated[str, Field(min_length=1, max_length=200)]
 _Sentences = Annotated[tuple[Sentence, ...], Field(min_length=1, max_length=32, strict=False)]
 _Kinds = Annotated[tuple[str, ...], Field(strict=False)]
 _AnswerTokens = Annotated[int, Field(ge=1, le=256)]
-_MaxPrompts = Annotated[int, Field(ge=2, le=100_000)]
+MaxPrompts = Annotated[int, Field(ge=2, le=100_000)]
 
 
 class FineTunedDonor(RecipePart):
@@ -45,7 +45,7 @@ class FineTunedDonor(RecipePart):
     """Kinds of benign prompts that neither the donor nor the vectors see, such as near misses of harmful ones."""
     harmful_kinds_left_out: _Kinds = ()
     """Kinds of harmful prompts that neither the donor nor the vectors see, such as long jailbreak texts."""
-    max_prompts: _MaxPrompts | None = None
+    max_prompts: MaxPrompts | None = None
     """At most this many prompts of each class, drawn by the recipe's seed; None takes all."""
 
 
@@ -67,7 +67,7 @@ class SystemPromptDonor(RecipePart):
     """Kinds of benign prompts that the vectors are not made from."""
     harmful_kinds_left_out: _Kinds = ()
     """Kinds of harmful prompts that the vectors are not made from."""
-    max_prompts: _MaxPrompts | None = None
+    max_prompts: MaxPrompts | None = None
     """At most this many prompts of each class, drawn by the recipe's seed; None takes all."""
 
 
@@ -85,7 +85,7 @@ class ExistingDonor(RecipePart):
     """Kinds of benign prompts that the vectors are not made from."""
     harmful_kinds_left_out: _Kinds = ()
     """Kinds of harmful prompts that the vectors are not made from."""
-    max_prompts: _MaxPrompts | None = None
+    max_prompts: MaxPrompts | None = None
     """At most this many prompts of each class, drawn by the recipe's seed; None takes all."""
 
 
@@ -94,7 +94,7 @@ def _donor_kind(value: Any) -> Any:
 
 
 AnyDonor = FineTunedDonor | SystemPromptDonor | ExistingDonor
-_Donor = Annotated[
+DonorPart = Annotated[
     Annotated[FineTunedDonor, Tag("fine_tuned")]
     | Annotated[SystemPromptDonor, Tag("system_prompt")]
     | Annotated[ExistingDonor, Tag("existing")],
@@ -154,7 +154,7 @@ class SteeringVectorsRecipe(RecipePart):
 
     type: Literal["steering_vectors"]
     method: Literal["inferaligner"] = "inferaligner"
-    donor: _Donor
+    donor: DonorPart
     estimator: Estimator | None = None
     """`ssv_minus_srv` where neither this nor `search.estimators` is given."""
     response_tokens: Annotated[int, Field(ge=1, le=256)] | None = None
@@ -225,7 +225,7 @@ class FittedRefusalRecipe(RecipePart):
     """`donor` starts from the difference SSV - SRV of a donor."""
     start_strength: Annotated[float, Field(ge=0, le=8)] = 0.5
     """Multiple of the donor's difference that the steps start from."""
-    donor: _Donor | None = None
+    donor: DonorPart | None = None
     """Needed for `start: donor`."""
     keep_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
     """Weight of the cross entropy of the target's own answers to benign prompts while it is steered; 0 leaves it out."""
@@ -235,7 +235,7 @@ class FittedRefusalRecipe(RecipePart):
     """Kinds of benign prompts that are not kept."""
     harmful_kinds_left_out: _Kinds = ()
     """Kinds of harmful prompts that the vectors are not fitted on, such as long jailbreak texts."""
-    max_prompts: _MaxPrompts | None = None
+    max_prompts: MaxPrompts | None = None
     """At most this many harmful and this many kept benign prompts, drawn by the recipe's seed; None takes all."""
     strength: Strength = "1.0"
     """Multiple of theta that coefficient 1 stands for."""

@@ -1,44 +1,28 @@
-"""The linear probe: a score that is linear in the residual stream of a few blocks.
-
-A part of a probe is a block and what is read there: the hidden state at the end of the generation prompt, or the
-prompt mean. A block may have both parts.
-"""
+"""The linear probe: a score that is linear in the residual stream of a few blocks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from steerguard.detect.probe import PROBE_FILE, Probe
 from steerguard.errors import ArtifactFormatError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from steerguard.artifacts.probe_params import Over, Part
     from steerguard.artifacts.verify import VerifiedArtifact
     from steerguard.plan.plan import PlannedDetector
 
-PROBE_FILE = "weights/probe.safetensors"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LinearProbe:
+class LinearProbe(Probe):
     """Score = mean over parts of `weight_i . h_i + bias_i`; higher means more likely harmful."""
 
-    id: str
-    blocks: tuple[int, ...]
-    """Block of each part."""
-    over: tuple[Over, ...]
-    """Which hidden state of its block each part reads."""
     weight: Tensor
     """float32 `[parts, width]`."""
     bias: Tensor
     """float32 `[parts]`."""
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """Block and what is read there, in the order of the weights."""
-        return tuple(zip(self.blocks, self.over, strict=True))
 
     @property
     def meaning(self) -> str:
@@ -48,40 +32,14 @@ class LinearProbe:
         return "mean over parts of weight . h + bias, with h at the end of the generation prompt or the prompt mean"
 
     def partial(self, index: int, states: Tensor) -> Tensor:
-        """Return the contribution of the i-th part to the score.
-
-        Each row is reduced by itself, so a row's number does not depend on how many rows there are.
-
-        Args:
-            index: position in `parts`.
-            states: float32 `[rows, width]`, what that part reads.
-
-        Returns:
-            float32 `[rows]`.
-        """
+        """Return `(weight_i . h + bias_i) / parts`, float32 `[rows]`; see `Probe.partial`."""
         weight = self.weight[index].to(states.device)
         bias = self.bias[index].to(states.device)
         return ((states * weight).sum(dim=-1) + bias) / len(self.blocks)
 
-    def score(self, states: Tensor) -> Tensor:
-        """Return the score of each row.
 
-        Args:
-            states: float32 `[rows, parts, width]`.
-
-        Returns:
-            float32 `[rows]`.
-        """
-        # In the order in which a forward pass meets the parts, because sums of floats depend on it.
-        order = sorted(range(len(self.blocks)), key=lambda index: self.blocks[index])
-        total = self.partial(order[0], states[:, order[0]])
-        for index in order[1:]:
-            total = total + self.partial(index, states[:, index])
-        return total
-
-
-def bind_probe(detector: PlannedDetector, artifact: VerifiedArtifact) -> LinearProbe:
-    """Return the probe of a planned detector.
+def bind_linear_probe(detector: PlannedDetector, artifact: VerifiedArtifact) -> LinearProbe:
+    """Return the linear probe of a planned detector.
 
     Raises:
         ArtifactFormatError: a tensor is missing or has another shape than the parts and the model's width ask for.

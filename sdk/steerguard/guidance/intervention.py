@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-Point = Literal["resid_post"]
-"""Where the change is made: `resid_post` is the output of the decoder block."""
+Point = Literal["resid_pre", "resid_post"]
+"""Where the change is made: `resid_pre` is the input of the decoder block, `resid_post` its output."""
 
 Positions = Literal["all", "last_prompt_token_and_decode", "decode", "prefill"]
 """Token positions that are changed; padding never counts.
@@ -57,8 +57,69 @@ class ByStep:
     """
 
 
-Schedule = Constant | ByPhase | ByStep
-"""Which vector is added at which position."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ablate:
+    """Remove the component along a direction: `h - coefficient * (h . r) r`.
+
+    Reference: Arditi et al., arXiv 2406.11717, section 2.4 (directional ablation).
+    """
+
+    direction: Tensor
+    """float32 `[width]`, unit length."""
+    coefficient: float = 1.0
+    """How much of the component is removed; 1.0 removes it all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Clamp:
+    """Keep the projection on a direction within bounds: `h + (clamp(h . r) - h . r) r`.
+
+    Equal bounds set the projection to that value. A state within the bounds keeps every bit.
+    """
+
+    direction: Tensor
+    """float32 `[width]`, unit length."""
+    at_least: float | None
+    """Lower bound of the projection; None for none."""
+    at_most: float | None
+    """Upper bound of the projection; None for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Affine:
+    """Apply a low-rank map: `h + U (V^T h) + b`."""
+
+    outputs: Tensor
+    """U, float32 `[width, rank]`."""
+    inputs: Tensor
+    """V, float32 `[width, rank]`."""
+    bias: Tensor
+    """b, float32 `[width]`."""
+
+
+Operator = Ablate | Clamp | Affine
+"""What is done to a hidden state that depends on the state itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phases:
+    """Token positions said by phase, as `ByPhase` does; a prefilled answer counts as generated."""
+
+    prompt: bool
+    last: bool
+    decode: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Operated:
+    """One operator, applied at every position of a position rule."""
+
+    operator: Operator
+    positions: Positions | Phases
+
+
+Schedule = Constant | ByPhase | ByStep | Operated
+"""What is done at which position: a vector is added, or an operator applied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +132,8 @@ class LinearGate:
     """Open where the verdict selects the step and `weight . h + bias > 0`.
 
     `h` is the residual stream of the intervention's own block and point at the end of the generation prompt, before
-    this intervention changes it. Earlier blocks have acted by then (METHODS A3: one-pass semantics).
+    any intervention at this place changes it. Earlier blocks have acted by then (METHODS A3: one-pass semantics),
+    also where the verdict itself was taken in a pass of its own.
     A sum that is not finite refuses a row whose verdict selects the step.
     """
 
@@ -85,7 +147,10 @@ Gate = VerdictGate | LinearGate
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Intervention:
-    """Add vectors to the residual stream of one block, per row where the gate is open."""
+    """Change the residual stream at one place, per row where the gate is open.
+
+    Several at one place act one after the other, in the order in which they were declared.
+    """
 
     step: str
     """Id of the guidance entry that declared it."""
@@ -97,5 +162,7 @@ class Intervention:
 
     @property
     def source(self) -> str:
-        """Name under which the gate of this intervention is read: `<step>/block <n>`."""
-        return f"{self.step}/block {self.block}"
+        """Name under which the gate of this intervention is read: `<step>/block <n>`, `<step>/input/block <n>`."""
+        return (
+            f"{self.step}/input/block {self.block}" if self.point == "resid_pre" else f"{self.step}/block {self.block}"
+        )

@@ -13,6 +13,8 @@ from steerguard.errors import UnknownMethodError
 from steerguard.methods.fitted_refusal import FittedRefusalSpec
 from steerguard.methods.inferaligner import InferAlignerSpec
 from steerguard.methods.inference_guard import InferenceGuardSpec
+from steerguard.methods.refusal_direction import RefusalDirectionSpec
+from steerguard.methods.rolling_guard import RollingGuardSpec
 
 if TYPE_CHECKING:
     from steerguard.methods.spec import GuidanceSpec
@@ -48,6 +50,20 @@ METHODS: tuple[Method, ...] = (
         status="available",
         executor="steerguard.guidance.fitted_refusal.bind:bind",
         page="methods/fitted-refusal.md",
+    ),
+    Method(
+        name="refusal_direction",
+        spec=RefusalDirectionSpec,
+        status="available",
+        executor="steerguard.guidance.refusal_direction.bind:bind",
+        page="methods/refusal-direction.md",
+    ),
+    Method(
+        name="rolling_guard",
+        spec=RollingGuardSpec,
+        status="available",
+        executor="steerguard.guidance.rolling_guard.bind:bind",
+        page="methods/rolling-guard.md",
     ),
     Method(
         name="inference_guard",

@@ -21,8 +21,7 @@ class FittedRefusalSpec(GuidanceSpec):
     in {0, 1} the verdict, frozen for the whole request, and `v_l` the fitted vector.
 
     Cost: one vector addition per steered block and token while the gate is open, no extra forward token.
-    A detector that reads a block above the first steered one would need a second pass over the prompt; this version
-    refuses such a plan.
+    A detector that reads a block above the first steered one costs a second pass over every prompt.
 
     Fails when: the gate opens on a benign prompt, which is then refused; a prefilled answer is stronger than the
     vector; the coefficient is far from the fitted strength, so that nothing is refused or the answer turns incoherent.

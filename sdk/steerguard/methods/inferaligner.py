@@ -32,8 +32,7 @@ class InferAlignerSpec(GuidanceSpec):
     `per_block` adds the condition `<srv_l, h_l> + b_l > 0` at the end of the generation prompt.
 
     Cost: one vector addition per steered block and token while the gate is open, no extra forward token.
-    A detector that reads a block above the first steered one would need a second pass over the prompt; this version
-    refuses such a plan.
+    A detector that reads a block above the first steered one costs a second pass over every prompt.
 
     Fails when: no aligned sibling of the same shape and ancestor exists; the prompts are far from those that the gate
     was built on (long, multi-turn or unusual system prompts); the coefficient is so high that answers turn incoherent.

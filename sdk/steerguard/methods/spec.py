@@ -29,7 +29,7 @@ class Footprint:
     """Where a step touches the model, known from the settings and the artifact parameters alone."""
 
     steered_blocks: tuple[int, ...]
-    """Decoder blocks whose output the step changes, in increasing order."""
+    """Decoder blocks whose input or output the step changes, in increasing order."""
     read_blocks: tuple[int, ...]
     """Decoder blocks that the step's own gates read."""
     strength: str
@@ -40,6 +40,16 @@ class Footprint:
     """Which vector a position gets: `constant`, `by_phase` or `by_step`."""
     steps: int | None = None
     """How many generated tokens have a vector of their own; `by_step` only."""
+    operator: str = "add"
+    """What is done there: `add`, `ablate`, `clamp` or `affine`; all but `add` have the schedule `constant`."""
+    points: tuple[str, ...] = ("resid_post",)
+    """Where in each steered block: `resid_pre` is its input, `resid_post` its output."""
+    rank: int | None = None
+    """Rank of the map; `affine` only."""
+    answer_blocks: tuple[int, ...] = ()
+    """Decoder blocks that the step reads at generated tokens, in increasing order."""
+    kept_reads: int = 0
+    """How many earlier reads of its answer a row keeps."""
 
 
 ArtifactParameters = Mapping[str, Mapping[str, Any]]
@@ -73,6 +83,10 @@ class GuidanceSpec(Section, ABC):
     @abstractmethod
     def needs_buffered_stream(self) -> bool:
         """Return whether text may be released only once the whole answer is decided."""
+
+    def opened_entries(self) -> tuple[str, ...]:
+        """Return the ids of other guidance entries that the step may open while the answer is written."""
+        return ()
 
     @abstractmethod
     def summary(self) -> str:

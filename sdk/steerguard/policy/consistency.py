@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from steerguard.decision import ACTION_ORDER
+from steerguard.methods.bounds import CalibratedBound, RawBound
+from steerguard.policy.conditions import can_be_true, too_deep
 from steerguard.policy.problems import nearest
-from steerguard.policy.rule_documents import CalibratedBound, RawBound, ScoreCondition
+from steerguard.policy.rule_documents import MAX_COMPARISONS, MAX_LEVELS, comparisons
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from steerguard.policy.document import Policy
     from steerguard.policy.problems import Path
-    from steerguard.policy.rule_documents import Outcome, ScoreRange
+    from steerguard.policy.rule_documents import Condition, Outcome, ScoreRange
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ def inconsistencies(policy: Policy) -> tuple[Inconsistency, ...]:
         *_calibrations(policy),
         *_fallback(policy),
         *_unused_guidance(policy),
+        *_opened(policy),
         *_streaming(policy),
         *_modalities(policy),
     )
@@ -95,10 +98,42 @@ def _outcome(path: Path, outcome: Outcome, guidance: Sequence[str]) -> Iterator[
 def _conditions(policy: Policy) -> Iterator[Inconsistency]:
     detectors = [entry.id for entry in policy.detectors]
     for index, rule in enumerate(policy.rules):
-        if isinstance(rule.when, ScoreCondition):
-            path: Path = ("rules", index, "when")
-            yield from _reference((*path, "detector"), rule.when.detector, detectors, "detector")
-            yield from _score((*path, "score"), rule.when.score)
+        path: Path = ("rules", index, "when")
+        found = [*_size(path, rule.when), *_comparisons(path, rule.when, detectors)]
+        yield from found
+        if not found and not can_be_true(rule.when):
+            yield Inconsistency(
+                path,
+                f"No scores at all make the condition of rule `{rule.id}` true.",
+                expected="parts of which some combination can hold at once",
+                hint="Look for bounds of one detector that exclude each other, and for a `not` around what always holds.",
+            )
+
+
+def _size(path: Path, condition: Condition) -> Iterator[Inconsistency]:
+    deep = too_deep(condition, MAX_LEVELS)
+    if deep is not None:
+        yield Inconsistency(
+            (*path, *deep),
+            "`any`, `all` and `not` stand inside one another too deep.",
+            expected=f"at most {MAX_LEVELS} levels",
+            hint="Split the rule: rules with one outcome act as `any` of their conditions.",
+        )
+    count = sum(1 for _ in comparisons(condition))
+    if count > MAX_COMPARISONS:
+        yield Inconsistency(
+            path,
+            "The condition has too many comparisons.",
+            expected=f"at most {MAX_COMPARISONS}",
+            found=str(count),
+            hint="Split the rule: rules with one outcome act as `any` of their conditions.",
+        )
+
+
+def _comparisons(path: Path, condition: Condition, detectors: Sequence[str]) -> Iterator[Inconsistency]:
+    for inner, comparison in comparisons(condition):
+        yield from _reference((*path, *inner, "detector"), comparison.detector, detectors, "detector")
+        yield from _score((*path, *inner, "score"), comparison.score)
 
 
 def _score(path: Path, score: ScoreRange) -> Iterator[Inconsistency]:
@@ -123,10 +158,10 @@ def _score(path: Path, score: ScoreRange) -> Iterator[Inconsistency]:
 
 def _calibrations(policy: Policy) -> Iterator[Inconsistency]:
     by_rate = {
-        rule.when.detector
+        comparison.detector
         for rule in policy.rules
-        if isinstance(rule.when, ScoreCondition)
-        for bound in (rule.when.score.at_least, rule.when.score.below)
+        for _, comparison in comparisons(rule.when)
+        for bound in (comparison.score.at_least, comparison.score.below)
         if isinstance(bound, CalibratedBound)
     }
     for index, detector in enumerate(policy.detectors):
@@ -159,6 +194,7 @@ def _fallback(policy: Policy) -> Iterator[Inconsistency]:
 
 def _unused_guidance(policy: Policy) -> Iterator[Inconsistency]:
     used = {*policy.default.use, *policy.budget.fallback, *(name for rule in policy.rules for name in rule.then.use)}
+    used |= {name for entry in policy.guidance for name in entry.opened_entries()}
     for index, entry in enumerate(policy.guidance):
         if entry.id not in used:
             yield Inconsistency(
@@ -166,6 +202,14 @@ def _unused_guidance(policy: Policy) -> Iterator[Inconsistency]:
                 f"No rule uses the guidance entry `{entry.id}`, so it would never act.",
                 hint="Name it in `use` of a rule, or remove it.",
             )
+
+
+def _opened(policy: Policy) -> Iterator[Inconsistency]:
+    steering = [entry.id for entry in policy.guidance if "operator.add" in entry.features()]
+    for index, entry in enumerate(policy.guidance):
+        yield from _references(
+            ("guidance", index, "opens"), entry.opened_entries(), steering, "entry that can be opened"
+        )
 
 
 def _streaming(policy: Policy) -> Iterator[Inconsistency]:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from steerguard.methods.bounds import CalibratedBound
 from steerguard.policy.failure import Loosening
-from steerguard.policy.rule_documents import AlwaysCondition, CalibratedBound
+from steerguard.policy.rule_documents import (
+    AllCondition,
+    AlwaysCondition,
+    AnyCondition,
+    NotCondition,
+    ScoreCondition,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from steerguard.methods.bounds import RawBound
     from steerguard.policy.document import Policy
     from steerguard.policy.failure import FailureHandling, UnrecognisedPrompt
-    from steerguard.policy.rule_documents import Condition, Outcome, RawBound
+    from steerguard.policy.rule_documents import Clause, Condition, Outcome
 
 
 def describe(policy: Policy) -> tuple[str, ...]:
@@ -49,12 +57,33 @@ def _mode(policy: Policy) -> Iterator[str]:
 def _condition(condition: Condition) -> str:
     if isinstance(condition, AlwaysCondition):
         return "For every request"
-    ends = []
-    if condition.score.at_least is not None:
-        ends.append(f"is at least {_bound(condition.score.at_least)}")
-    if condition.score.below is not None:
-        ends.append(f"is below {_bound(condition.score.below)}")
-    return f"When the score of {condition.detector} {' and '.join(ends)}"
+    return f"When {_clause(condition)}"
+
+
+def _clause(condition: Clause) -> str:
+    match condition:
+        case AnyCondition(any_of=parts):
+            return " or ".join(_part(part, among=len(parts)) for part in parts)
+        case AllCondition(all_of=parts):
+            return " and ".join(_part(part, among=len(parts)) for part in parts)
+        case NotCondition(negated=part):
+            return f"it is not true that {_part(part, among=2)}"
+        case ScoreCondition(score=score):
+            ends = []
+            if score.at_least is not None:
+                ends.append(f"is at least {_bound(score.at_least)}")
+            if score.below is not None:
+                ends.append(f"is below {_bound(score.below)}")
+            return f"the score of {condition.detector} {' and '.join(ends)}"
+
+
+def _part(condition: Clause, *, among: int) -> str:
+    """Return a condition as one of several, in parentheses where `and` and `or` could be read in another order."""
+    text = _clause(condition)
+    simple = isinstance(condition, ScoreCondition) and (
+        condition.score.at_least is None or condition.score.below is None
+    )
+    return text if simple or among == 1 else f"({text})"
 
 
 def _bound(bound: RawBound | CalibratedBound) -> str:

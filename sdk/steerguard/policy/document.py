@@ -76,15 +76,16 @@ class DetectorCalibration(Section):
     """Digest of the file's bytes, 64 hexadecimal digits in quotes; a file with other bytes is refused."""
 
 
-class LinearProbeDetector(Section):
-    """A linear read-out of hidden states: one score per row, read once per request."""
+class ProbeDetector(Section):
+    """A read-out of hidden states: one score per row, read once per request."""
 
     id: Identifier
     """Name by which rules refer to this detector; unique within the document."""
-    type: Literal["linear_probe"]
-    """Kind of detector: `linear_probe`."""
+    type: Literal["linear_probe", "cosine"]
+    """What the score is: `linear_probe` (linear in the hidden states) or `cosine` (the condition of CAST: the cosine of
+    a hidden state with its projection on a condition direction)."""
     artifact: ArtifactReferenceText
-    """Probe: an artifact family of type `probe` and a version range."""
+    """Probe: an artifact family of type `probe`, of the same method as the detector's type, and a version range."""
     read: Annotated[
         Literal["generation_prompt_end"],
         Field(json_schema_extra={"x-cost": "one dot product per probed block and row, in the same prefill"}),
@@ -117,7 +118,7 @@ class Policy(Section):
     """`enforce` acts; `monitor` detects and records what it would have done, and changes nothing."""
     target: Target = Target()
     """Models that the policy may guard."""
-    detectors: tuple[LinearProbeDetector, ...] = ()
+    detectors: tuple[ProbeDetector, ...] = ()
     """What is read from the model; named, so that one type may appear twice."""
     guidance: tuple[GuidanceEntry, ...] = ()
     """Ways of guiding, each one method with its settings; the first is the innermost."""

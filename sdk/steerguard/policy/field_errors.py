@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from steerguard.methods.catalog import METHODS
 from steerguard.policy.document import Policy
 from steerguard.policy.problems import Path, Position, Problem, dotted, nearest, shown
+from steerguard.policy.rule_documents import ScoreCondition
 from steerguard.policy.schema_walk import Field, find_field
 
 if TYPE_CHECKING:
@@ -92,9 +93,10 @@ def _explained(error: ErrorDetails, field: Field, value: Any, written: str | Non
     kind, path = error["type"], field.path
     name = field.name
     if kind == "extra_forbidden":
-        near = nearest(name, field.siblings)
+        legal = _legal_beside(field)
+        near = nearest(name, legal)
         hint = f"Did you mean `{near}`?" if near else "Remove it."
-        return path, f"There is no field `{name}` here.", _one_of(field.siblings), hint
+        return path, f"There is no field `{name}` here.", _one_of(legal), hint
     if kind == "missing":
         return path, f"The field `{name}` is missing.", _first_sentence(field), f"Add `{name}`."
     if kind == "union_tag_not_found":
@@ -130,9 +132,14 @@ def _not_legal(error: ErrorDetails, field: Field, value: Any, name: str) -> _Exp
     return path, f"{error['msg'][:1].upper()}{error['msg'][1:]}.", None, None
 
 
+def _legal_beside(field: Field) -> tuple[str, ...]:
+    """Return the legal names; what is not recognised as another kind of condition is read as a comparison."""
+    return (*field.siblings, "any", "all", "not") if field.owner is ScoreCondition else field.siblings
+
+
 def _without_tag(field: Field, value: Any) -> _Explanation:
     """Explain a union member that cannot be told: a guidance entry without method, or no bound."""
-    if field.path[:1] == ("guidance",):
+    if field.path[:1] == ("guidance",) and len(field.path) == 2:
         names = [method.name for method in METHODS]
         return (*field.path, "method"), "The field `method` is missing.", _one_of(names), "Add `method`."
     hint = None

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
-
-def decimal_text(number: float) -> str:
-    """Return the shortest decimal string without exponent that reads back as the same float.
-
-    `1e-05` becomes `0.00001`, `2.0` stays `2.0`, and negative zero becomes `0.0`.
-    """
-    text = format(Decimal(repr(number or 0.0)), "f")
-    return text if "." in text else f"{text}.0"
+from steerguard.methods.bounds import decimal_text
 
 
 def without_floats(data: Any) -> Any:

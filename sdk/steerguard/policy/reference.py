@@ -108,6 +108,7 @@ def _range(field: dict[str, Any]) -> str:
         "minLength": "≥ {} characters",
         "maxLength": "≤ {} characters",
         "minItems": "≥ {} entries",
+        "maxItems": "≤ {} entries",
         "pattern": "form `{}`",
     }
     return ", ".join(phrase.format(field[key]) for key, phrase in phrases.items() if key in field) or "none"

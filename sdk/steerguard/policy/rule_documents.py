@@ -2,62 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
 from steerguard.decision import Action
+from steerguard.methods.bounds import Bound
 from steerguard.methods.section import Identifier, Section
-from steerguard.policy.numbers import decimal_text
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-class RawBound(Section):
-    """A bound on the score itself."""
+    from steerguard.policy.problems import Path
 
-    value: Annotated[float, Field(ge=-1e6, le=1e6, json_schema_extra={"x-unit": "the detector's own score"})]
-    """The score that is compared with, in the detector's own unit; it changes meaning with the artifact version."""
-
-    @property
-    def fpr(self) -> None:
-        """None: a raw bound has no calibrated rate."""
-        return
-
-
-class CalibratedBound(Section):
-    """A bound stated as a false-positive rate and resolved from the artifact's calibration."""
-
-    fpr: Annotated[
-        float,
-        Field(gt=0.0, lt=1.0, json_schema_extra={"x-unit": "share of benign prompts at or above the bound"}),
-    ]
-    """Calibrated false-positive rate; the smallest one possible is 1/(n + 1) for n benign calibration prompts."""
-
-    @property
-    def value(self) -> None:
-        """None: the artifact's calibration decides."""
-        return
-
-    @property
-    def fpr_text(self) -> str:
-        """The rate as a decimal string, for example `0.02`."""
-        return decimal_text(self.fpr)
-
-
-def _kind_of_bound(bound: Any) -> str | None:
-    if isinstance(bound, RawBound):
-        return "value"
-    if isinstance(bound, CalibratedBound):
-        return "fpr"
-    if not isinstance(bound, dict):
-        return None
-    return next((name for name in ("fpr", "value") if name in bound), None)
-
-
-Bound = Annotated[
-    Annotated[RawBound, Tag("value")] | Annotated[CalibratedBound, Tag("fpr")],
-    Discriminator(_kind_of_bound),
-]
-"""`{value: x}` or `{fpr: x}`."""
+MAX_ENTRIES = 16
+"""Conditions in one `any` or `all`."""
+MAX_LEVELS = 4
+"""How deep `any`, `all` and `not` may stand inside one another."""
+MAX_COMPARISONS = 32
+"""Comparisons in the condition of one rule."""
 
 
 class ScoreRange(Section):
@@ -84,28 +47,92 @@ class AlwaysCondition(Section):
     always: Literal[True]
     """Write `true`: the rule matches whatever the scores are."""
 
-    @property
-    def detector(self) -> None:
-        """None: no score is read."""
-        return
 
-    @property
-    def score(self) -> None:
-        """None: no score is read."""
-        return
+class AnyCondition(Section):
+    """True for a row for which at least one of the conditions is true."""
+
+    any_of: Annotated[tuple[Clause, ...], Field(alias="any", min_length=1, max_length=MAX_ENTRIES)]
+    """Conditions of which one suffices."""
+
+
+class AllCondition(Section):
+    """True for a row for which every one of the conditions is true."""
+
+    all_of: Annotated[tuple[Clause, ...], Field(alias="all", min_length=1, max_length=MAX_ENTRIES)]
+    """Conditions that must all be true."""
+
+
+class NotCondition(Section):
+    """True for a row for which the condition is false; a score that is not finite refuses the row all the same."""
+
+    negated: Annotated[Clause, Field(alias="not")]
+    """Condition that must be false."""
 
 
 def _kind_of_condition(condition: Any) -> str:
-    if isinstance(condition, AlwaysCondition) or (isinstance(condition, dict) and "always" in condition):
-        return "always"
+    """Return the tag of a condition: the first of its keys that says what it is, else `score`."""
+    for kind, model in _CONDITIONS.items():
+        if isinstance(condition, model) or (isinstance(condition, dict) and kind in condition):
+            return kind
     return "score"
 
 
+_CONDITIONS: dict[str, type[Section]] = {
+    "always": AlwaysCondition,
+    "any": AnyCondition,
+    "all": AllCondition,
+    "not": NotCondition,
+}
+
+
+def _kind_of_clause(condition: Any) -> str:
+    # `always` inside a condition would decide it or do nothing, so there it is an unknown field.
+    kind = _kind_of_condition(condition)
+    return "score" if kind == "always" else kind
+
+
+Clause = Annotated[
+    Annotated[AnyCondition, Tag("any")]
+    | Annotated[AllCondition, Tag("all")]
+    | Annotated[NotCondition, Tag("not")]
+    | Annotated[ScoreCondition, Tag("score")],
+    Discriminator(_kind_of_clause),
+]
+"""A comparison, or `any`, `all` or `not` over comparisons."""
+
 Condition = Annotated[
-    Annotated[AlwaysCondition, Tag("always")] | Annotated[ScoreCondition, Tag("score")],
+    Annotated[AlwaysCondition, Tag("always")]
+    | Annotated[AnyCondition, Tag("any")]
+    | Annotated[AllCondition, Tag("all")]
+    | Annotated[NotCondition, Tag("not")]
+    | Annotated[ScoreCondition, Tag("score")],
     Discriminator(_kind_of_condition),
 ]
-"""`{always: true}`, or `{detector: id, score: {at_least: bound, below: bound}}` with one end or both."""
+"""`{always: true}`, `{detector: id, score: {at_least: bound, below: bound}}` with one end or both, or `{any: […]}`,
+`{all: […]}`, `{not: …}` over such comparisons."""
+
+AnyCondition.model_rebuild()
+AllCondition.model_rebuild()
+NotCondition.model_rebuild()
+
+
+def inner_conditions(condition: Condition) -> Iterator[tuple[Path, Clause]]:
+    """Yield the conditions directly inside a condition, with their paths in it."""
+    match condition:
+        case AnyCondition(any_of=parts):
+            yield from ((("any", index), part) for index, part in enumerate(parts))
+        case AllCondition(all_of=parts):
+            yield from ((("all", index), part) for index, part in enumerate(parts))
+        case NotCondition(negated=part):
+            yield ("not",), part
+
+
+def comparisons(condition: Condition) -> Iterator[tuple[Path, ScoreCondition]]:
+    """Yield every comparison inside a condition, or the condition itself, with its path, in the order of the document."""
+    if isinstance(condition, ScoreCondition):
+        yield (), condition
+    for path, part in inner_conditions(condition):
+        yield from (((*path, *rest), comparison) for rest, comparison in comparisons(part))
 
 
 class Outcome(Section):
@@ -123,6 +150,7 @@ class Rule(Section):
     id: Identifier
     """Name of the rule in decisions and in the audit log; unique within the document."""
     when: Condition
-    """When the rule matches: `{always: true}`, or a detector and an interval of its scores."""
+    """When the rule matches: `{always: true}`, a detector and an interval of its scores, or `any`, `all` or `not` over
+    such comparisons, at most 4 deep and with at most 32 comparisons."""
     then: Outcome
     """What happens when the rule matches and no matching rule is more restrictive."""

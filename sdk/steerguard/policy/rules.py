@@ -14,7 +14,7 @@ from steerguard.decision import ACTION_ORDER, Action, Cause
 from steerguard.errors import GuidanceError, NonFiniteHiddenStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,36 +28,108 @@ class PlannedBound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedComparison:
+    """True for a score in `[at_least, below)`; an end that is None is open."""
+
+    detector: str
+    """Detector whose score is compared."""
+    at_least: PlannedBound | None = None
+    below: PlannedBound | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedAny:
+    """True where at least one of its conditions is."""
+
+    any_of: tuple[PlannedCondition, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedAll:
+    """True where every one of its conditions is."""
+
+    all_of: tuple[PlannedCondition, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedNot:
+    """True where its condition is false."""
+
+    negated: PlannedCondition
+
+
+PlannedCondition = PlannedComparison | PlannedAny | PlannedAll | PlannedNot
+"""What a rule asks of the scores of a row; the device evaluates the same tree in `engine/verdict.py`."""
+
+
+def planned_comparisons(condition: PlannedCondition, place: str = "") -> Iterator[tuple[str, PlannedComparison]]:
+    """Yield every comparison of a condition with its place, in the order of the document.
+
+    The place is the way down from the rule's condition, for example `any.1.not`; empty for a rule that is a single
+    comparison. Places and comparisons together give the condition back.
+    """
+    match condition:
+        case PlannedComparison():
+            yield place, condition
+        case PlannedAny(any_of=parts):
+            for index, part in enumerate(parts):
+                yield from planned_comparisons(part, _down(place, f"any.{index}"))
+        case PlannedAll(all_of=parts):
+            for index, part in enumerate(parts):
+                yield from planned_comparisons(part, _down(place, f"all.{index}"))
+        case PlannedNot(negated=part):
+            yield from planned_comparisons(part, _down(place, "not"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRule:
     """One rule with resolved bounds."""
 
     id: str
-    detector: str | None
-    """Detector whose score is compared; None for a rule that always matches."""
-    at_least: PlannedBound | None = None
-    below: PlannedBound | None = None
+    when: PlannedCondition | None
+    """What is asked of the scores; None for a rule that always matches."""
     action: Action
     use: tuple[str, ...] = ()
 
+    @property
+    def comparisons(self) -> tuple[tuple[str, PlannedComparison], ...]:
+        """Every comparison with its place in the condition, in the order of the document."""
+        return () if self.when is None else tuple(planned_comparisons(self.when))
+
     def matches(self, scores: Mapping[str, float]) -> bool:
-        """Return whether the score lies in `[at_least, below)`.
+        """Return whether the condition is true of the scores.
 
         Raises:
-            GuidanceError: there is no score of the detector.
+            GuidanceError: there is no score of a detector that the condition names, needed or not for the outcome.
         """
-        if self.detector is None:
+        if self.when is None:
             return True
-        if self.detector not in scores:
-            raise GuidanceError(
-                f"Rule `{self.id}` needs a score that was not read.",
-                expected=f"a score of the detector `{self.detector}`",
-                found=f"scores of {', '.join(sorted(scores)) or 'no detector'}",
-                where=f"rule {self.id}",
-            )
-        score = scores[self.detector]
-        return (self.at_least is None or score >= self.at_least.value) and (
-            self.below is None or score < self.below.value
-        )
+        for _, comparison in self.comparisons:
+            if comparison.detector not in scores:
+                raise GuidanceError(
+                    f"Rule `{self.id}` needs a score that was not read.",
+                    expected=f"a score of the detector `{comparison.detector}`",
+                    found=f"scores of {', '.join(sorted(scores)) or 'no detector'}",
+                    where=f"rule {self.id}",
+                )
+        return _holds(self.when, scores)
+
+
+def _holds(condition: PlannedCondition, scores: Mapping[str, float]) -> bool:
+    match condition:
+        case PlannedComparison(at_least=low, below=high):
+            score = scores[condition.detector]
+            return (low is None or score >= low.value) and (high is None or score < high.value)
+        case PlannedAny(any_of=parts):
+            return any(_holds(part, scores) for part in parts)
+        case PlannedAll(all_of=parts):
+            return all(_holds(part, scores) for part in parts)
+        case PlannedNot(negated=part):
+            return not _holds(part, scores)
+
+
+def _down(place: str, step: str) -> str:
+    return f"{place}.{step}" if place else step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steerguard.detect.linear_probe import PROBE_FILE, LinearProbe, bind_probe
+from steerguard.detect.linear_probe import LinearProbe, bind_linear_probe
+from steerguard.detect.probe import PROBE_FILE
 from steerguard.errors import ArtifactFormatError
 
 
@@ -15,7 +16,7 @@ def _bind(**tensors):
     given = {"weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "bias": torch.tensor([0.5, -0.5]), **tensors}
     given = {name: tensor for name, tensor in given.items() if tensor is not None}
     manifest = SimpleNamespace(base=SimpleNamespace(hidden_size=2))
-    return bind_probe(
+    return bind_linear_probe(
         SimpleNamespace(id="d", blocks=(3, 5), over=("end", "end")),
         SimpleNamespace(tensors={PROBE_FILE: given}, manifest=manifest),
     )

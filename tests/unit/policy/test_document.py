@@ -65,7 +65,7 @@ def test_digest_is_stable_across_processes() -> None:
 
 
 def test_digest_of_a_pinned_document_never_changes() -> None:
-    assert load_policy(FULL).digest == "sha256:76201f6ac43e551da42f14e72225e97488d82a1c8855b5e44f4d522ee9eed97f"
+    assert load_policy(FULL).digest == "sha256:0876f88f6c3b472ab4d3aaec10f075015aba33987e86af66bcbb2ea4e6040f10"
 
 
 def _variants(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -90,13 +90,18 @@ def _variants(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         (("guidance", 1, "block_tokens"), 31),
         (("guidance", 1, "keep"), 5),
         (("guidance", 1, "retries"), 1),
+        (("guidance", 3, "threshold"), {"value": 0.01}),
+        (("guidance", 3, "every"), 5),
+        (("guidance", 3, "first"), 3),
+        (("guidance", 3, "opens"), ["steer"]),
+        (("guidance", 3, "in_a_row"), 3),
         (("rules", 0, "id"), "other"),
         (("rules", 0, "when", "score", "at_least"), {"fpr": 0.002}),
         (("rules", 0, "when", "score", "at_least"), {"value": 0.001}),
         (("rules", 0, "when", "detector"), "second_opinion"),
         (("rules", 0, "when"), {"always": True}),
         (("rules", 0, "then", "action"), "annotate"),
-        (("rules", 1, "then", "use"), ["search", "steer"]),
+        (("rules", 1, "then", "use"), ["search", "steer", "watch"]),
         (("rules", 2, "when", "score", "below", "value"), 0.8),
         (("default", "action"), "allow"),
         (("budget", "max_extra_forward_tokens"), 1),

@@ -65,6 +65,8 @@ disclosure: code
 Invalid, Syntax = PolicyValidationError, PolicySyntaxError
 LOOSE = "{action: allow, reason: shadow deployment, expires: 2026-11-21}"
 
+LIKELY = "{detector: intent, score: {at_least: {fpr: 0.02}}}"
+
 CASES = [
     # what is replaced, by what, error, field, line, part of the message
     ("steerguard/v1alpha1", "steerguard/v2", UnsupportedApiVersionError, "apiVersion", 1, "steerguard/v1alpha1"),
@@ -115,6 +117,53 @@ CASES = [
     ("{at_least: {fpr: 0.02}}", "{}", Invalid, "rules.0.when.score", 26, "no end"),
     ("{at_least: {fpr: 0.02}}", "{at_least: }", Invalid, "rules.0.when.score.at_least", 26, "no value"),
     ("{value: 0.5}", "{value: 0.1}", Invalid, "rules.1.when.score.below", 31, "No score lies"),
+    (f"when: {LIKELY}", "when: {any: []}", Invalid, "rules.0.when.any", 26, "at least 1"),
+    (f"when: {LIKELY}", f"when: {{any: [{', '.join([LIKELY] * 17)}]}}", Invalid, "rules.0.when.any", 26, "at most 16"),
+    (f"when: {LIKELY}", f"when: {{any: {LIKELY}}}", Invalid, "rules.0.when.any", 26, "a list"),
+    (f"when: {LIKELY}", f"when: {{al: [{LIKELY}]}}", Invalid, "rules.0.when.al", 26, "Did you mean `all`"),
+    (f"when: {LIKELY}", f"when: {{not: [{LIKELY}]}}", Invalid, "rules.0.when.not", 26, "a mapping"),
+    (f"when: {LIKELY}", f"when: {{not: {LIKELY}, any: [{LIKELY}]}}", Invalid, "rules.0.when.not", 26, "no field `not`"),
+    (f"when: {LIKELY}", "when: {all: [{always: true}]}", Invalid, "rules.0.when.all.0.always", 26, "no field `always`"),
+    (
+        f"when: {LIKELY}",
+        f"when: {{all: [{LIKELY}, {{not: {LIKELY.replace('intent', 'intend')}}}]}}",
+        Invalid,
+        "rules.0.when.all.1.not.detector",
+        26,
+        "Did you mean `intent`",
+    ),
+    (
+        f"when: {LIKELY}",
+        f"when: {{any: [{LIKELY}, {{not: {LIKELY.replace('0.02', '2')}}}]}}",
+        Invalid,
+        "rules.0.when.any.1.not.score.at_least.fpr",
+        26,
+        "below 1",
+    ),
+    (
+        f"when: {LIKELY}",
+        f"when: {{not: {{not: {{not: {{not: {{not: {LIKELY}}}}}}}}}}}",
+        Invalid,
+        "rules.0.when.not.not.not.not",
+        26,
+        "at most 4 levels",
+    ),
+    (
+        f"when: {LIKELY}",
+        f"when: {{any: [{', '.join([f'{{all: [{LIKELY}, {LIKELY}, {LIKELY}]}}'] * 11)}]}}",
+        Invalid,
+        "rules.0.when",
+        26,
+        "at most 32",
+    ),
+    (
+        f"when: {LIKELY}",
+        f"when: {{all: [{LIKELY}, {{not: {LIKELY}}}]}}",
+        Invalid,
+        "rules.0.when",
+        26,
+        "No scores at all",
+    ),
     ("{action: annotate}", "{action: anotate}", Invalid, "rules.1.then.action", 32, "Did you mean `annotate`"),
     ("{action: annotate}", "{action: guide}", Invalid, "rules.1.then.action", 32, "needs `use`"),
     ("{action: annotate}", "{action: refuse, use: [steer]}", Invalid, "rules.1.then.use", 32, "has no effect"),

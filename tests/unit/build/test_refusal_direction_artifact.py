@@ -1,0 +1,95 @@
+"""Builds of refusal directions: the difference of means of every block, and what the manifest says of each mode."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from steerguard.artifacts.verify import verify_artifact
+from steerguard.errors import RecipeError
+from steerguard.models.capture import capture_residuals
+from steerguard.testing import tiny_model
+
+DIRECTION = """\
+artifact:
+  type: steering_vectors
+  method: refusal_direction
+  blocks: [2]
+  strength: "1.5"
+"""
+DONOR = """\
+  donor:
+    refusal: I can't help.
+    train_blocks: [1, 2]
+    steps: 2
+    batch_size: 4
+    learning_rate: 0.01
+    benign_answer_tokens: 3
+"""
+
+
+def verified(built):
+    files = {path.relative_to(built.folder).as_posix(): path for path in built.folder.rglob("*") if path.is_file()}
+    return verify_artifact({name: path.read_bytes() for name, path in files.items()}, built.digest)
+
+
+def test_theta_is_the_difference_of_means_at_every_block(workshop):
+    artifact = verified(workshop.build(workshop.recipe(DIRECTION, "refusal-direction")))
+    means = []
+    for name in ("harmful", "benign"):
+        rows = [json.loads(line) for line in (workshop.folder / f"{name}.jsonl").read_text().splitlines()]
+        chats = [row["messages"] for row in rows if row["split"] == "build"]
+        states = capture_residuals(tiny_model("llama"), workshop.tokenizer, chats, range(4), batch_size=4)
+        means.append(states.double().mean(dim=0))
+    theta = artifact.tensors["weights/vectors.safetensors"]["theta"]
+    assert torch.allclose(theta, (means[0] - means[1]).float(), atol=1e-5)
+    assert theta.any(dim=1).all()
+
+
+def test_the_manifest_says_what_each_mode_acts_on(workshop):
+    artifact = verified(workshop.build(workshop.recipe(DIRECTION, "refusal-direction")))
+    assert artifact.manifest.method == "refusal_direction"
+    assert artifact.manifest.params == {
+        "ablated_blocks": [0, 1, 2, 3],
+        "blocks": [2],
+        "positions": "all",
+        "source_block": 2,
+        "strength": "1.5",
+    }
+    assert {"operator.ablate", "hook.resid_pre"} < set(artifact.manifest.requires.features)
+    assert "Nothing was trained or fitted." in artifact.card
+    assert "takes refusals away" in artifact.card
+
+
+def test_a_donor_is_read_in_place_of_the_model(workshop):
+    file = "weights/vectors.safetensors"
+    own = verified(workshop.build(workshop.recipe(DIRECTION, "refusal-direction")))
+    donors = verified(workshop.build(workshop.recipe(DIRECTION + DONOR, "refusal-direction")))
+    assert (own.tensors[file]["theta"] != donors.tensors[file]["theta"]).any()
+    assert donors.manifest.aligned_sibling.discarded
+    assert "The means are those of the donor." in donors.card
+
+
+def test_kinds_that_are_left_out_are_named_and_change_the_means(workshop):
+    file = "weights/vectors.safetensors"
+    all_kinds = verified(workshop.build(workshop.recipe(DIRECTION, "refusal-direction")))
+    limited = verified(
+        workshop.build(workshop.recipe(DIRECTION + "  harmful_kinds_left_out: [odd]\n", "refusal-direction"))
+    )
+    assert (all_kinds.tensors[file]["theta"] != limited.tensors[file]["theta"]).any()
+    assert "2 harmful and 4 benign prompts" in limited.card
+    assert "kinds odd left out" in limited.card
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (DONOR + "  max_prompts: 3\n", "artifact.donor"),
+        ("  estimator: ssv\n", "artifact.estimator"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(workshop, more, named):
+    with pytest.raises(RecipeError, match=named):
+        workshop.recipe(DIRECTION + more, "refusal-direction")
