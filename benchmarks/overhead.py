@@ -30,7 +30,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList, Sto
 
 import steerguard
 from steerguard.engine.active import ACTIVE
-from steerguard.engine.loop import GuidedLoop
+from steerguard.engine.loop import GuidedLoop, LoopSettings
 from steerguard.engine.sampling import new_request
 from steerguard.models.chat import render
 from steerguard.models.packaged import load_packaged_smollm2
@@ -198,7 +198,19 @@ def guided_step(model: Any, inputs: dict[str, torch.Tensor]) -> Variant:
     """Return one decode step inside a guided request, with the callbacks of the loop, and what ends the request."""
     engine = model.guard.engine
     request = new_request(engine, inputs["input_ids"], inputs["attention_mask"].bool(), cached=True)
-    loop = GuidedLoop(engine, request, samples=False)
+    width = inputs["input_ids"].shape[1]
+    settings = LoopSettings(
+        prompt_width=width,
+        limit=1 << 20,
+        samples=False,
+        beams=False,
+        copies=1,
+        answers=1,
+        pad=0,
+        end_ids=(),
+        records_states=False,
+    )
+    loop = GuidedLoop(engine, request, settings)
     processors, criteria = loop.processors([]), loop.criteria([])
     loop.start()
     token = ACTIVE.set(request)

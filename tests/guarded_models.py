@@ -16,11 +16,18 @@ from steerguard.audit.log import AuditLog
 from steerguard.models.blocks import decoder_blocks
 from steerguard.models.chat import render
 from steerguard.policy.load import parse_policy
-from steerguard.testing import MemorySink, tiny_model, tiny_registry, tiny_tokenizer
+from steerguard.testing import MemorySink, model_state, tiny_model, tiny_registry, tiny_tokenizer
 
 ARCHITECTURES = ("llama", "qwen2", "gemma", "gpt2", "mistral", "phi", "mixtral", "llava")
-FAMILIES = {"inferaligner": "inferaligner", "fitted_refusal": "refusal-vectors"}
+EXPERT_MODELS = ("mixtral", "olmoe")
+FAMILIES = {
+    "inferaligner": "inferaligner",
+    "fitted_refusal": "refusal-vectors",
+    "refusal_direction": "refusal-direction",
+}
 """Family of each method's vectors in the registries of tests."""
+PROBE_FAMILIES = {"rolling_guard": "harmful-intent"}
+"""Family of the probe of each method that has no vectors."""
 SCHEDULES = ("constant", "by_phase", "by_step")
 TEMPLATE = "I cannot help with that."
 CONTENTS = (
@@ -43,7 +50,7 @@ def tokenizer():
 
 def fresh_model(architecture="llama", dtype=torch.float32, **sizes):
     model = tiny_model(architecture, dtype=dtype, **sizes)
-    if architecture == "mixtral":
+    if architecture in EXPERT_MODELS:
         # The default kernel groups the tokens of all rows by expert, so a row's bits depend on its neighbours.
         model.set_experts_implementation("batched_mm")
     return model
@@ -104,7 +111,8 @@ default: {{action: allow}}"""
         if detector
         else ""
     )
-    artifact = f"{FAMILIES[method]}@{version}"
+    family = PROBE_FAMILIES.get(method) or FAMILIES[method]
+    artifact = f"{family}@{version}"
     guidance = f"guidance:\n  - {{id: steer, method: {method}, artifact: {artifact}, {settings}}}\n"
     return parse_policy(
         f"""
@@ -246,23 +254,8 @@ def answers(tokens, width):
     return rows
 
 
-def state_of(model):
-    """Everything that a call must leave as it was: hooks, buffers, parameters, class, attributes."""
-    hook_dicts = [name for name in vars(torch.nn.Module()) if name.endswith("_hooks") or "_hooks_" in name]
-    return {
-        "class": type(model),
-        "attributes": {name: sorted(vars(module)) for name, module in model.named_modules()},
-        "hooks": {
-            (name, kind): tuple(getattr(module, kind).values())
-            for name, module in model.named_modules()
-            for kind in hook_dicts
-        },
-        "tensors": {
-            name: (id(tensor), tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-            for name, tensor in [*model.named_parameters(), *model.named_buffers()]
-        },
-        "training": tuple(module.training for module in model.modules()),
-    }
+state_of = model_state.state_of
+"""Everything that a call must leave as it was: hooks, buffers, parameters, class, attributes."""
 
 
 def blocks_of(model):

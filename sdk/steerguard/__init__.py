@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from steerguard.decision import Decision
     from steerguard.errors import SteerguardError
     from steerguard.guard import Guard
+    from steerguard.models.declarations import declare_blocks
     from steerguard.policy.document import Policy
     from steerguard.policy.load import load_policy
     from steerguard.wrapping import from_pretrained, unwrap, wrap
@@ -30,6 +31,7 @@ __all__ = [
     "Policy",
     "SteerguardError",
     "__version__",
+    "declare_blocks",
     "from_pretrained",
     "load_policy",
     "unwrap",
@@ -42,6 +44,7 @@ _HOMES = {
     "Guard": "steerguard.guard",
     "Policy": "steerguard.policy.document",
     "SteerguardError": "steerguard.errors",
+    "declare_blocks": "steerguard.models.declarations",
     "from_pretrained": "steerguard.wrapping",
     "load_policy": "steerguard.policy.load",
     "unwrap": "steerguard.wrapping",

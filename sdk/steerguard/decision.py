@@ -10,8 +10,8 @@ Action = Literal["allow", "annotate", "guide", "refuse"]
 
 ACTION_ORDER: tuple[Action, ...] = ("allow", "annotate", "guide", "refuse")
 
-Cause = Literal["rule", "default", "unrecognised_prompt", "non_finite", "budget"]
-"""Why the intended action is what it is."""
+Cause = Literal["rule", "default", "unrecognised_prompt", "non_finite", "budget", "answer_reading"]
+"""Why the intended action is what it is; `answer_reading`: what was read while the answer was written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,9 @@ class Threshold:
     """The float32 value that the score was compared with."""
     fpr: str | None = None
     """The calibrated false-positive rate that `value` came from, as written in the policy."""
+    place: str | None = None
+    """Where the comparison stands in the condition of the rule, for example `any.1.not`; None for a rule of one
+    comparison. Two bounds at one place are the ends of one interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,10 +34,13 @@ class Reading:
     """One number that a detector or a gate read from the model."""
 
     source: str
-    """Detector id, or `<step id>/block <n>` for a gate of a guidance step."""
+    """Detector id, `<step id>/block <n>` for a gate of a guidance step, or the step id for reads of an answer."""
     score: float | None
     """Float32 score; None when it was not finite."""
     thresholds: tuple[Threshold, ...] = ()
+    token: int | None = None
+    """How many generated tokens the model had read when this was read, 0 at the end of a prefilled answer; None for
+    what was read at the prompt. Of all reads of an answer the one that reached the threshold is kept, or the highest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +61,19 @@ class Dose:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Forward tokens of one row, padding not counted."""
+    """Tokens of one returned sequence, padding not counted."""
 
     prompt_tokens: int
     generated_tokens: int
+    """Tokens that were generated for it. With beams, one per beam and step, kept or not, spread over the returned
+    sequences of a prompt."""
     extra_forward_tokens: int
     """Forward tokens beyond those of the same unguided request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The complete account of one row: `readings` and `thresholds` reproduce `intended`."""
+    """The complete account of one row: `readings` and their `thresholds`, with places, reproduce `intended`."""
 
     request: str
     row: int

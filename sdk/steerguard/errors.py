@@ -20,6 +20,7 @@ The tree is grouped by what the reader must change, so that the group is the fir
     │   ├── MissingVariantError
     │   ├── CalibrationError
     │   ├── BudgetInfeasibleError
+    │   ├── LooserPolicyError
     │   └── UnsupportedPlanError
     ├── WrapError                     the model object is in the wrong state
     │   ├── AlreadyWrappedError
@@ -29,6 +30,7 @@ The tree is grouped by what the reader must change, so that the group is the fir
     │   ├── UnsupportedGenerationError
     │   ├── UnguidedForwardError
     │   ├── NonFiniteHiddenStateError
+    │   ├── AnswerStoppedError
     │   └── GuidanceDidNotFireError
     ├── AuditError                    the record could not be written or does not verify
     │   ├── AuditSinkError
@@ -38,6 +40,7 @@ The tree is grouped by what the reader must change, so that the group is the fir
     │   └── RecipeError
     ├── EvaluationError               prompts, settings or results of an evaluation
     │   └── PromptFileError
+    ├── ConformanceError              a method breaks a guarantee of the engine
     └── ContentError                  the package's own data files are missing
 
 A message states what was expected, what was found, where, and one next step.
@@ -161,6 +164,10 @@ class BudgetInfeasibleError(PlanError):
     """Raised when the estimated cost already exceeds the policy's budget."""
 
 
+class LooserPolicyError(PlanError):
+    """Raised when the policy of one request is not provably at least as strict as the policy in force."""
+
+
 class UnsupportedPlanError(PlanError):
     """Raised when a policy asks for something that this version cannot execute."""
 
@@ -197,6 +204,10 @@ class NonFiniteHiddenStateError(GuidanceError):
     """Raised when a hidden state or score is NaN or infinite where a verdict is read."""
 
 
+class AnswerStoppedError(GuidanceError):
+    """A streamed answer was ended by a rolling guard after text of it had been released."""
+
+
 class GuidanceDidNotFireError(GuidanceError):
     """Raised when an intervention acted on fewer or more positions than the plan requires."""
 
@@ -231,6 +242,10 @@ class EvaluationError(SteerguardError):
 
 class PromptFileError(EvaluationError):
     """A file of prompts, answers or reference sentences is missing, malformed or lacks what was named."""
+
+
+class ConformanceError(SteerguardError, AssertionError):
+    """Raised by `steerguard.testing.assert_conforms`: a guarantee does not hold for a method on a model."""
 
 
 class ContentError(SteerguardError):

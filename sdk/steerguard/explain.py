@@ -36,6 +36,7 @@ def explain(decision: Decision, calibrations: Mapping[str, str] | None = None) -
         lines.append("No open assistant header of the chat template was found, so no detector was read.")
     for reading in decision.readings:
         lines.extend(_reading_lines(reading, (calibrations or {}).get(reading.source)))
+    lines.extend(_composed_lines(decision))
     return Explanation(decision=decision, lines=tuple(lines))
 
 
@@ -46,14 +47,16 @@ def _cause(decision: Decision) -> str:
         "default": "the policy's default",
         "unrecognised_prompt": "a prompt without a recognisable generation prompt",
         "non_finite": "a state of the model that is not finite",
-        "budget": "the memory budget",
+        "budget": "the budget of memory or forward tokens",
+        "answer_reading": "what was read while the answer was written",
     }[decision.cause]
 
 
 def _reading_lines(reading: Reading, calibration: str | None) -> list[str]:
     if reading.score is None:
         return [f"`{reading.source}` read a number that is not finite."]
-    lines = [f"`{reading.source}` read {reading.score:.4f}."]
+    when = "" if reading.token is None else f" after {reading.token} generated tokens"
+    lines = [f"`{reading.source}` read {reading.score:.4f}{when}."]
     lines.extend(_bound_line(reading.score, threshold) for threshold in reading.thresholds)
     if calibration is not None:
         lines.append(f"  Rates of `{reading.source}` come from {calibration}.")
@@ -66,7 +69,28 @@ def _bound_line(score: float, threshold: Threshold) -> str:
     calibrated = f" (false-positive rate {threshold.fpr})" if threshold.fpr else ""
     relation = "at least" if threshold.bound == "at_least" else "below"
     flip = "below" if holds == (threshold.bound == "at_least") else "at or above"
+    if threshold.place is None:
+        asks, flipped = f"`{threshold.rule}` asks for", "it"
+    else:
+        asks, flipped = f"`{threshold.rule}` compares at `{threshold.place}` with", "this part"
     return (
-        f"  `{threshold.rule}` asks for {relation} {threshold.value:.4f}{calibrated}: "
-        f"{'holds' if holds else 'does not hold'} by {abs(margin):.4f}; a score {flip} {threshold.value:.4f} flips it."
+        f"  {asks} {relation} {threshold.value:.4f}{calibrated}: "
+        f"{'holds' if holds else 'does not hold'} by {abs(margin):.4f}; a score {flip} {threshold.value:.4f} flips "
+        f"{flipped}."
     )
+
+
+def _composed_lines(decision: Decision) -> list[str]:
+    """Return a line for each rule of several comparisons that was evaluated: whether all of it came out true."""
+    if decision.cause in {"unrecognised_prompt", "non_finite", "budget"}:
+        return []
+    composed = [
+        threshold.rule
+        for reading in decision.readings
+        for threshold in reading.thresholds
+        if threshold.place is not None
+    ]
+    return [
+        f"The condition of `{rule}` as a whole {'holds' if rule in decision.rules else 'does not hold'}."
+        for rule in dict.fromkeys(composed)
+    ]

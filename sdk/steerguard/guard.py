@@ -16,45 +16,62 @@ import torch
 from transformers import GenerationConfig
 
 from steerguard.engine.active import ACTIVE, Unguided, activity, require_permission
-from steerguard.engine.arguments import check_arguments, check_settings, check_shapes, unsupported
+from steerguard.engine.arguments import (
+    check_arguments,
+    check_cache,
+    check_settings,
+    check_shapes,
+    compiles_itself,
+    unsupported,
+)
 from steerguard.engine.checking import check_batch
 from steerguard.engine.loop import Engine
-from steerguard.engine.sampling import GuidedResult, guided_sample
+from steerguard.engine.sampling import guided_sample
+from steerguard.engine.scoring import Scoring
+from steerguard.engine.streaming import guard_streamer
 from steerguard.errors import IncompatibleModelError, NotWrappedError, SteerguardError, UnsupportedGenerationError
 from steerguard.explain import Explanation, explain
 from steerguard.models.chat import render
+from steerguard.models.compiled import compiled_part
 from steerguard.models.weights_token import weights_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from steerguard.audit.log import AuditLog
     from steerguard.decision import Decision
+    from steerguard.engine.finish import GuidedResult
     from steerguard.models.chat import Conversation
     from steerguard.plan.plan import Plan
+    from steerguard.policy.document import Policy
     from steerguard.recorder import Recorder
+    from steerguard.tightening import RequestPolicies
 
 SETTING_DEFAULTS = GenerationConfig._get_default_generation_params()  # noqa: SLF001 - the library's only list of them
 
 
 class _Call:
-    """One call of `generate`, before and after its sampling loop."""
+    """One call of `generate`, before and after its decoding loop."""
 
     permits_forward = False
+    passing: int | None = None
 
-    def __init__(self, owner: object) -> None:
-        self.owner = owner
+    def __init__(self, engine: Engine, recorder: Recorder) -> None:
+        self.owner = engine.owner
+        self.engine = engine
+        self.recorder = recorder
         self.live = True
         self.result: GuidedResult | None = None
 
     def end(self) -> None:
-        """Take no sampling loop from here on."""
+        """Take no decoding loop from here on."""
         self.live = False
 
     def outcome(self) -> GuidedResult:
-        """Return what the sampling loop came to; a call that took another way is refused."""
+        """Return what the decoding loop came to; a call that took another way is refused."""
         if self.result is None:
-            raise unsupported("a decoding loop other than greedy search and sampling")
+            raise unsupported("a decoding loop other than greedy search, sampling and beam search")
         return self.result
 
 
@@ -74,6 +91,7 @@ class Guard:
         model: Any,
         tokenizer: Any,
         setup_seconds: Mapping[str, float],
+        policies: RequestPolicies,
         check_weights: Callable[[Any], object],
     ) -> None:
         self._engine = engine
@@ -81,6 +99,7 @@ class Guard:
         self._recorder = recorder
         self._model = weakref.ref(model)
         self._tokenizer = tokenizer
+        self._policies = policies
         self._check_weights = check_weights
         self._weights = weights_token(model)
         self._unfit: str | None = None
@@ -113,34 +132,55 @@ class Guard:
             model: the wrapped model.
             original: its own `generate`, bound.
             arguments: positional arguments of the call.
-            named: named arguments of the call.
+            named: named arguments of the call; `policy` among them is a stricter policy for this call only, as for
+                `wrap`, and does nothing where guidance is off.
 
         Raises:
             UnsupportedGenerationError: a way of generating that this version does not guide.
+            LooserPolicyError: `policy` does not tighten the policy in force.
             AuditError: a decision could not be recorded; no text is returned.
             GuidanceError: guidance failed; no text is returned.
         """
+        policy = named.pop("policy", None)
         if self.allows_unguided():
             return original(*arguments, **named)
         if self.plan.mode == "off":
             self._recorder.bypassed("unguided", "mode off")
             with activity(Unguided(self.owner)):
                 return original(*arguments, **named)
-        call = _Call(self.owner)
+        recorder, streamer = self._recorder, None
         try:
+            streamer, arguments, named = guard_streamer(original, arguments, named)
+            engine = self._policies.engine_for(policy)
+            recorder = recorder.under(engine.program.plan)
+            call = _Call(engine, recorder)
             self._require_intact(model)
             self._check_call(model, original, arguments, named)
             with activity(call):
                 output = original(*arguments, **named)
             result = call.outcome()
-            self._recorder.release(result)
+            if streamer is not None:
+                streamer.check(result.generated)
+            recorder.release(result)
+            if streamer is not None:
+                streamer.finish(result.generated)
         except BaseException as error:
-            self._recorder.failed(error)
+            recorder.failed(error)
+            if streamer is not None:
+                streamer.fail(error)
             raise
         return self._with_report(output, result)
 
-    def sample(self, original: Callable[..., Any], input_ids: torch.Tensor, named: dict[str, Any]) -> Any:
-        """Run the sampling loop of one call; reached only from within `generate`.
+    def decode(
+        self, original: Callable[..., Any], input_ids: torch.Tensor, named: dict[str, Any], *, beams: bool
+    ) -> Any:
+        """Run the decoding loop of one call; reached only from within `generate`.
+
+        Args:
+            original: transformers' loop, bound.
+            input_ids: int64 `[rows, prompt width]`.
+            named: its other arguments.
+            beams: whether it is beam search.
 
         Raises:
             UnguidedForwardError: the loop was started some other way.
@@ -151,7 +191,15 @@ class Guard:
         if not isinstance(state, _Call) or state.owner is not self.owner or not state.live:
             self.require_permission()
             raise unsupported("a decoding loop started by hand")
-        state.result = guided_sample(self._engine, original, input_ids, **named)
+        state.result = guided_sample(
+            state.engine,
+            original,
+            input_ids,
+            model=self._model(),
+            beams=beams,
+            record=state.recorder.decided,
+            **named,
+        )
         return state.result.output
 
     def check(self, messages: Conversation | Sequence[Conversation]) -> Any:
@@ -219,7 +267,8 @@ class Guard:
         except SteerguardError as error:
             self._unfit = error.summary
             raise
-        self._weights = weights_token(model)
+        finally:
+            self._weights = weights_token(model)
         self._unfit = None
 
     def use_audit(self, audit: AuditLog) -> None:
@@ -257,7 +306,7 @@ class Guard:
 
     def _require_intact(self, model: Any) -> None:
         """Refuse a model whose weights do not fit; check again when modules or weights were exchanged."""
-        if self._unfit is None and weights_token(model) != self._weights:
+        if weights_token(model) != self._weights:
             self.weights_changed(model)
         if self._unfit is not None:
             raise IncompatibleModelError(
@@ -271,8 +320,10 @@ class Guard:
         self, model: Any, original: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]
     ) -> None:
         """Refuse by name what the guard cannot follow, before anything runs."""
-        if getattr(model, "_compiled_call_impl", None) is not None:
+        if compiled_part(model) is not None:
             raise unsupported("a compiled forward pass (`torch.compile`)")
+        if "prepare_inputs_for_generation" in vars(model):
+            raise unsupported("a `prepare_inputs_for_generation` of the app (prompt tuning, prefix tuning)")
         bound = inspect.signature(original).bind_partial(*arguments, **named).arguments
         rest = {**bound.pop("kwargs", {})}
         inputs, config = bound.pop("inputs", None), bound.pop("generation_config", None)
@@ -282,6 +333,7 @@ class Guard:
         check_arguments({**bound, **model_inputs})
         check_shapes(model_inputs.get("input_ids", inputs), model_inputs.get("attention_mask"))
         check_settings(effective.to_dict(), SETTING_DEFAULTS)
+        check_cache(effective.cache_implementation, compiles=compiles_itself(model, effective))
 
     @staticmethod
     def _with_report(output: Any, result: GuidedResult) -> Any:
@@ -289,3 +341,31 @@ class Guard:
         if not isinstance(output, torch.Tensor):
             object.__setattr__(output, "guidance", result.decisions)
         return output
+
+    @contextmanager
+    def forward(self, *, policy: str | Path | Policy | None = None) -> Iterator[Scoring]:
+        """Make direct forward passes of the model legal and guided in this thread, inside the block.
+
+        A row is a prompt and the answer whose likelihood is asked for. The verdict is read at the end of the generation
+        prompt, guidance acts in the same pass, and the decisions are recorded before the logits are returned.
+        In mode `off` the passes run without guidance, and entering the block records that.
+
+        Args:
+            policy: a stricter policy for this block only, as for `generate`.
+
+        Returns:
+            The scoring; its `decisions` hold one tuple per pass with one `Decision` per row.
+
+        Raises:
+            LooserPolicyError: `policy` does not tighten the policy in force.
+            AuditError: the policy of the block, or mode `off`, could not be recorded.
+        """
+        if self.plan.mode == "off":
+            self._recorder.bypassed("unguided", "mode off")
+            engine, recorder = self._engine, self._recorder
+        else:
+            engine = self._policies.engine_for(policy)
+            recorder = self._recorder.under(engine.program.plan)
+        scoring = Scoring(engine, require_intact=self._require_intact, release=recorder.release, failed=recorder.failed)
+        with activity(Unguided(self.owner) if self.plan.mode == "off" else scoring):
+            yield scoring

@@ -1,7 +1,7 @@
 """The class of a wrapped model: the model's own class with every door to generation guarded.
 
 It keeps name, qualified name and module of the original, so `isinstance`, `pipeline` and `save_pretrained` behave as
-before.
+before. What goes around this class, by the original's methods or by parts of the model, ends at `steerguard.fence`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from steerguard.engine.active import ACTIVE
+from steerguard.engine.active import ACTIVE, OUTSIDE, STARTED, pass_inside_a_pass
 from steerguard.engine.arguments import unsupported
+from steerguard.engine.scoring import current_scoring
 from steerguard.errors import GuardedModelCopyError, NotWrappedError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 GUARD_ATTRIBUTE = "_steerguard_guard"
 """Instance attribute that holds the guard; set by `wrap`, removed by `unwrap`."""
 
-OTHER_LOOPS = ("_beam_search", "_assisted_decoding", "generate_batch", "init_continuous_batching")
+OTHER_LOOPS = ("_assisted_decoding", "generate_batch", "init_continuous_batching")
 """Doors to generation that this version does not guide."""
 
 WEIGHT_CHANGES = ("load_state_dict", "load_adapter", "set_adapter", "enable_adapters", "disable_adapters")
@@ -66,9 +67,10 @@ def guarded_class(original: type) -> type:
         "_steerguard_original": original,
         "guard": property(bound_guard, doc="The guard of this model: plan, reports, checks."),
         "generate": _guarded_generate(original),
-        "_sample": _guarded_sample(original),
-        "forward": _permitted(original, "forward"),
-        "__call__": _permitted(original, "__call__"),
+        "_sample": _guarded_loop(original, "_sample", beams=False),
+        "_beam_search": _guarded_loop(original, "_beam_search", beams=True),
+        "forward": _permitted(original, "forward", within=STARTED),
+        "__call__": _permitted(original, "__call__", within=None),
         "__reduce_ex__": _no_copy,
         "__deepcopy__": _no_copy,
         "__copy__": _no_copy,
@@ -96,16 +98,25 @@ def _guarded_generate(original: Any) -> Callable[..., Any]:
     return generate
 
 
-def _guarded_sample(original: Any) -> Callable[..., Any]:
-    @functools.wraps(original._sample)  # noqa: SLF001 - the loop that generate picks by this name
-    def sample(self: Any, input_ids: Any, **named: Any) -> Any:
-        plain = functools.partial(original._sample, self)  # noqa: SLF001 - as above
-        return bound_guard(self).sample(plain, input_ids, named)
+def _guarded_loop(original: Any, name: str, *, beams: bool) -> Callable[..., Any]:
+    """Return the guarded form of a loop that `generate` picks by its name."""
+    inner = getattr(original, name)
 
-    return sample
+    @functools.wraps(inner)
+    def loop(self: Any, input_ids: Any, **named: Any) -> Any:
+        return bound_guard(self).decode(functools.partial(inner, self), input_ids, named, beams=beams)
+
+    return loop
 
 
-def _permitted(original: Any, name: str) -> Callable[..., Any]:
+def _permitted(original: Any, name: str, *, within: int | None) -> Callable[..., Any]:
+    """Return the guarded form of one of the two ways to start a pass.
+
+    Args:
+        original: the model's own class.
+        name: its method.
+        within: where in a pass the method may be called too, as `forward` is by a call of the model.
+    """
     inner = getattr(original, name)
 
     @functools.wraps(inner)
@@ -113,8 +124,21 @@ def _permitted(original: Any, name: str) -> Callable[..., Any]:
         # Asked twice at every token: in the usual case without a further call.
         guard, state = self.__dict__.get(GUARD_ATTRIBUTE), ACTIVE.get()
         if guard is None or state is None or state.owner is not guard.owner or not state.permits_forward:
-            bound_guard(self).require_permission()
-        return inner(self, *arguments, **named)
+            scoring = current_scoring(bound_guard(self).owner)
+            if scoring is not None:
+                # It comes back here with a request of its own.
+                return scoring.run(self, functools.partial(permitted, self), arguments, named)
+            return inner(self, *arguments, **named)
+        passing = state.passing
+        if passing is None or passing == within:
+            return inner(self, *arguments, **named)
+        if passing != OUTSIDE:
+            raise pass_inside_a_pass()
+        state.passing = STARTED
+        try:
+            return inner(self, *arguments, **named)
+        finally:
+            state.passing = OUTSIDE
 
     return permitted
 

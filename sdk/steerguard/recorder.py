@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from typing import TYPE_CHECKING
 
 from steerguard.audit.events import ArtifactLoad, GuardError, PolicyLoad
@@ -20,11 +21,11 @@ from steerguard.audit.record import (
 from steerguard.errors import AuditError, SteerguardError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from steerguard.audit.log import AuditLog
     from steerguard.decision import Decision
-    from steerguard.engine.sampling import GuidedResult
+    from steerguard.engine.finish import GuidedResult
     from steerguard.plan.plan import Plan
 
 
@@ -41,12 +42,9 @@ class Recorder:
         self._on_decision = on_decision
         self._collected: ContextVar[tuple[list[Decision], ...]] = ContextVar("steerguard_collected", default=())
         self._distances: Mapping[str, tuple[float, str]] = {}
-        self._context = DecisionContext(
-            policy=PolicyReference(name=plan.policy_name, version=plan.policy_version, digest=plan.policy_digest),
-            plan=plan.digest,
-            model=model_reference(plan.model),
-            artifacts=tuple(ArtifactPin(ref=pin.reference, digest=pin.digest) for pin in plan.artifacts),
-        )
+        self._context = _context(plan)
+        self._told: set[str] = set()
+        """Digests of the other plans that the log knows of."""
 
     def loaded(self, distances: Mapping[str, tuple[float, str]]) -> None:
         """Record that artifacts were verified and the policy put in force.
@@ -65,6 +63,24 @@ class Recorder:
                     fingerprint_limit=limit,
                 )
             )
+        self._policy_loaded()
+
+    def under(self, plan: Plan) -> Recorder:
+        """Return a recorder of the same log for decisions under another plan, which the log learns of first.
+
+        Raises:
+            AuditError: the plan could not be recorded.
+        """
+        if plan is self._plan:
+            return self
+        other = copy(self)
+        other._plan, other._context = plan, _context(plan)  # noqa: SLF001 - of this class
+        if plan.policy_digest not in self._told:
+            other._policy_loaded()  # noqa: SLF001 - of this class
+            self._told.add(plan.policy_digest)
+        return other
+
+    def _policy_loaded(self) -> None:
         self.audit.record(
             PolicyLoad(
                 policy=self._context.policy,
@@ -80,9 +96,21 @@ class Recorder:
         previous, self.audit = self.audit, audit
         try:
             self.loaded(self._distances)
+            self._told.clear()
         except AuditError:
             self.audit = previous
             raise
+
+    def decided(self, decisions: Sequence[Decision], prompts: Sequence[tuple[int, ...]]) -> None:
+        """Record what was decided about a batch before there is an answer: text may leave while it is generated.
+
+        Such a record says of the answer that there is none yet; `release` writes the complete one under the same id.
+
+        Raises:
+            AuditError: a record could not be written.
+        """
+        for decision, prompt in zip(decisions, prompts, strict=True):
+            self._record(decision, prompt, None)
 
     def release(self, result: GuidedResult) -> None:
         """Record every decision of a batch; only then may its text leave.
@@ -90,17 +118,8 @@ class Recorder:
         Raises:
             AuditError: a record could not be written.
         """
-        limit = self._plan.max_extra_forward_tokens
         for decision, prompt, answer in zip(result.decisions, result.prompts, result.answers, strict=True):
-            exceeded = decision.cause == "budget"
-            self.audit.record(
-                decision_event(
-                    decision,
-                    self._context,
-                    content=token_content(self.audit.key, prompt, answer),
-                    budget=RecordedBudget(outcome="exceeded" if exceeded else "within", max_extra_forward_tokens=limit),
-                )
-            )
+            self._record(decision, prompt, answer)
             if decision.cause == "unrecognised_prompt" and decision.intended == "allow":
                 allowed = self._plan.unrecognised_prompt
                 self.bypassed(
@@ -111,6 +130,17 @@ class Recorder:
                 reports.append(decision)
             if self._on_decision is not None:
                 self._on_decision(decision)
+
+    def _record(self, decision: Decision, prompt: tuple[int, ...], answer: tuple[int, ...] | None) -> None:
+        limit, exceeded = self._plan.max_extra_forward_tokens, decision.cause == "budget"
+        self.audit.record(
+            decision_event(
+                decision,
+                self._context,
+                content=token_content(self.audit.key, prompt, answer),
+                budget=RecordedBudget(outcome="exceeded" if exceeded else "within", max_extra_forward_tokens=limit),
+            )
+        )
 
     def bypassed(self, kind: str, reason: str, *, request: str | None = None, expires: str | None = None) -> None:
         """Record that something passed without guidance because someone asked for it."""
@@ -143,3 +173,12 @@ class Recorder:
             yield reports
         finally:
             self._collected.reset(token)
+
+
+def _context(plan: Plan) -> DecisionContext:
+    return DecisionContext(
+        policy=PolicyReference(name=plan.policy_name, version=plan.policy_version, digest=plan.policy_digest),
+        plan=plan.digest,
+        model=model_reference(plan.model),
+        artifacts=tuple(ArtifactPin(ref=pin.reference, digest=pin.digest) for pin in plan.artifacts),
+    )

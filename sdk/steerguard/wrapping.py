@@ -5,20 +5,22 @@ from __future__ import annotations
 import importlib
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedModel
 
 from steerguard.artifacts.fingerprint import PROMPTS, Fingerprint, check_fingerprint, recorded_fingerprint
 from steerguard.artifacts.fit import fingerprint_entry
 from steerguard.artifacts.verify import VerifiedArtifact, verify_artifact
 from steerguard.audit.log import AuditLog
-from steerguard.detect.linear_probe import bind_probe
+from steerguard.detect.bind import bind_probe
 from steerguard.engine.hooks import BlockHooks
 from steerguard.engine.loop import Engine
 from steerguard.engine.program import Program, bind_program
 from steerguard.engine.refusal import RefusalTemplate
+from steerguard.engine.rolling import watched_program
 from steerguard.errors import (
     AlreadyWrappedError,
     IncompatibleModelError,
@@ -26,20 +28,25 @@ from steerguard.errors import (
     UnsupportedArchitectureError,
     WrapError,
 )
+from steerguard.fence import raise_fence, remove_fence, require_unfenced
 from steerguard.guard import Guard
 from steerguard.guarded_class import GUARD_ATTRIBUTE, bound_guard, guarded_class, is_guarded_class, original_class
+from steerguard.guidance.answer_watch import AnswerWatch
 from steerguard.methods.catalog import method_named
 from steerguard.models.blocks import decoder_blocks
 from steerguard.models.capture import measure_fingerprint
 from steerguard.models.chat import GenerationPrompt
-from steerguard.models.inspect import inspect_model, text_tokenizer
+from steerguard.models.compiled import compiled_part
+from steerguard.models.inspect import inspect_model, modality_ids, text_tokenizer
 from steerguard.plan.compile import check_supported, compile_plan
 from steerguard.plan.plan import Mode
 from steerguard.plan.resolve import resolve_artifacts
+from steerguard.plan.tighten import check_tightens
 from steerguard.policy.document import Policy
 from steerguard.policy.load import load_policy
 from steerguard.recorder import Recorder
 from steerguard.registry.local import LocalDirectory, embedded_registry
+from steerguard.tightening import RequestPolicies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -107,6 +114,8 @@ def wrap(
         document = load_policy(policy)
     with clock.part("facts and tokenizer digest"):
         facts = inspect_model(cast("Any", model), tokenizer)
+    blocks = decoder_blocks(cast("Any", model))
+    require_unfenced(blocks[0])
     store = _store(registry)
     with clock.part("plan"):
         # Before artifacts are looked for: those of a method that cannot run yet need not exist.
@@ -127,10 +136,11 @@ def wrap(
     engine = Engine(
         owner=object(),
         program=program,
-        hooks=BlockHooks(decoder_blocks(cast("Any", model))),
+        hooks=BlockHooks(blocks),
         generation_prompt=prompt,
         template=template,
         mode=plan.mode,
+        modality_ids=modality_ids(cast("Any", model)),
     )
     guard = Guard(
         engine=engine,
@@ -138,9 +148,11 @@ def wrap(
         model=model,
         tokenizer=tokenizer,
         setup_seconds=clock.seconds,
+        policies=RequestPolicies(engine, lambda stricter: _tightened(stricter, engine, store, artifacts, tokenizer)),
         check_weights=lambda changed: _check_weights(changed, tokenizer, facts, artifacts),
     )
     guarded = guarded_class(cast("Any", type(model)))
+    raise_fence(blocks[0], guard)
     object.__setattr__(model, GUARD_ATTRIBUTE, guard)
     model.__class__ = guarded
     return model
@@ -160,7 +172,9 @@ def unwrap(model: Model) -> Model:
             found=type(model).__name__,
             next_step="Nothing to do: this model runs without a guard.",
         )
-    bound_guard(model).unwrapped()
+    guard = bound_guard(model)
+    guard.unwrapped()
+    remove_fence(guard.engine.hooks.first)
     model.__class__ = original_class(type(model))
     object.__delattr__(model, GUARD_ATTRIBUTE)
     return model
@@ -217,19 +231,28 @@ def _require_wrappable(model: Any) -> None:
             found=type(model).__name__,
             next_step="Pass the model itself, not a pipeline or a container around it.",
         )
-    if getattr(model, "_compiled_call_impl", None) is not None:
+    compiled = compiled_part(model)
+    if compiled is not None:
         raise UnsupportedArchitectureError(
             "The model's forward pass is already compiled, so hooks on its blocks would not run.",
             expected="a model that is not compiled",
-            found=f"compiled {type(model).__name__}",
+            found=f"compiled {compiled}",
             next_step="Wrap a model that was not passed through torch.compile.",
+        )
+    inner = [name for name, module in model.named_modules() if name and isinstance(module, GenerationMixin)]
+    if inner:
+        raise UnsupportedArchitectureError(
+            "A part of the model generates by itself, and would do so without guidance.",
+            expected="one module with generate",
+            found=f"{type(model).__name__}.{inner[0]}",
+            next_step=f"Wrap that part, model.{inner[0]}, and generate with it.",
         )
     if model.device.type == "meta":
         raise UnsupportedArchitectureError(
             "The model's weights are not loaded, so its fingerprint cannot be checked.",
             expected="weights on a device",
             found="meta",
-            next_step="Load the weights before wrapping the model.",
+            next_step="Load the weights before wrapping the model; of an offloaded one keep the embedding on a device.",
         )
     if model.device.type == "mps":
         raise UnsupportedArchitectureError(
@@ -285,12 +308,36 @@ def _verified(plan: Plan, resolved: Mapping[str, ResolvedArtifact]) -> dict[str,
 
 def _program(plan: Plan, artifacts: Mapping[str, VerifiedArtifact]) -> Program:
     probes = [bind_probe(detector, artifacts[detector.artifact.digest]) for detector in plan.detectors]
-    interventions: list[Intervention] = []
+    bound: list[Intervention | AnswerWatch] = []
     for step in plan.steps:
         module, _, function = (method_named(step.method).executor or "").partition(":")
         bind = getattr(importlib.import_module(module), function)
-        interventions += bind(step, {role: artifacts[pin.digest] for role, pin in step.artifacts.items()})
-    return bind_program(plan, probes, interventions)
+        bound += bind(step, {role: artifacts[pin.digest] for role, pin in step.artifacts.items()})
+    watches = tuple(item for item in bound if isinstance(item, AnswerWatch))
+    program = bind_program(plan, probes, [item for item in bound if not isinstance(item, AnswerWatch)])
+    return watched_program(program, watches)
+
+
+def _tightened(
+    document: Policy,
+    in_force: Engine,
+    store: ArtifactStore,
+    artifacts: Mapping[str, VerifiedArtifact],
+    tokenizer: Any,
+) -> Engine:
+    """Return the engine of a policy that single requests may use instead of the one in force.
+
+    Raises:
+        LooserPolicyError: it does not tighten the policy in force.
+        ArtifactError: it names an artifact that the store does not have.
+        PlanError: policy, artifacts and model do not fit together.
+    """
+    facts = in_force.program.plan.model
+    check_supported(document)
+    plan = compile_plan(document, facts, resolve_artifacts(document, facts, store), mode=in_force.mode)
+    check_tightens(in_force.program.plan, plan)
+    template = RefusalTemplate(plan.refusal_template, text_tokenizer(tokenizer))
+    return replace(in_force, program=_program(plan, artifacts), template=template)
 
 
 def _check_weights(

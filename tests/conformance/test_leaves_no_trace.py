@@ -113,13 +113,13 @@ def test_a_raising_probe_leaves_no_trace():
         }
         program = dataclasses.replace(engine.program, probes=(broken,), blocks=blocks)
         before = state_of(wrapped)
-        guard._engine = dataclasses.replace(engine, program=program)
+        guard._engine = guard._policies._in_force = dataclasses.replace(engine, program=program)
         for call in (lambda: run(wrapped, prompts(3)), lambda: guard.check([{"role": "user", "content": "hi"}])):
             with pytest.raises(RuntimeError, match="size"):
                 call()
             assert guard.hooked_blocks == ()
             assert state_of(wrapped) == before
-        guard._engine = engine
+        guard._engine = guard._policies._in_force = engine
         run(wrapped, prompts(3))
 
 
@@ -220,11 +220,21 @@ def _failing_audit(_tmp_path):
         (ArtifactIntegrityError, _tampered),
         (IncompatibleModelError, _other_weights),
         (IncompatibleModelError, lambda _: {"policy": policy(settings="coefficient: 1.0, blocks: [9]")}),
-        (UnsupportedPlanError, lambda _: {"policy": policy(settings="coefficient: 1.0, blocks: [0]")}),
+        (UnsupportedPlanError, lambda _: {"policy": policy(more="audit: {content: encrypted}")}),
         (AuditSinkError, _unwritable_audit),
         (AuditSinkError, _failing_audit),
     ],
-    ids=["no policy", "bad policy", "no family", "tampered", "fingerprint", "no block", "two passes", "audit", "sink"],
+    ids=[
+        "no policy",
+        "bad policy",
+        "no family",
+        "tampered",
+        "fingerprint",
+        "no block",
+        "not supported",
+        "audit",
+        "sink",
+    ],
 )
 def test_a_failed_wrap_changes_nothing(error, changes, tmp_path):
     model = fresh_model()

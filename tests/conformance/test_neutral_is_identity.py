@@ -20,6 +20,7 @@ from tests.guarded_models import (
     tokenizer,
 )
 
+from steerguard.errors import UnsupportedGenerationError
 from steerguard.methods.catalog import METHODS
 from steerguard.testing import tiny_model
 
@@ -40,8 +41,27 @@ SETTINGS = {
         "by_phase": ("coefficient: 4.0",),
         "by_step": ("coefficient: 4.0",),
     },
+    "refusal_direction": {
+        "constant": (
+            "coefficient: 4.0",
+            "coefficient: 4.0, positions: decode",
+            "mode: ablate",
+            "mode: ablate, blocks: [2]",
+            "mode: ablate, coefficient: 0.5, positions: last_prompt_token_and_decode",
+        ),
+    },
+    "rolling_guard": {
+        "constant": (
+            "threshold: {value: -1000000.0}, every: 2",
+            "threshold: {fpr: 0.5}, every: 3, first: 2",
+            "threshold: {value: 1000000.0}, every: 1",
+        ),
+    },
 }
 """Settings under which every available method is run, by schedule of the artifact."""
+
+CACHED_ONLY = ("rolling_guard",)
+"""Methods that raise by name without a cache."""
 
 EVERY_SETTING = [
     (method, schedule, text)
@@ -101,6 +121,10 @@ def test_closed_rows_are_identical_whatever_the_settings_of_the_method(method, s
     batch = prompts(8)
     document = policy(splitting_threshold("qwen2"), method=method, settings=settings)
     registry = registry_for(model, schedule=schedule)
+    if method in CACHED_ONLY and not use_cache:
+        with pytest.raises(UnsupportedGenerationError, match="use_cache"):
+            _compare(model, document, batch, registry=registry, use_cache=use_cache)
+        return
     plain, steered, reports = _compare(model, document, batch, registry=registry, use_cache=use_cache)
     closed = _closed_rows(reports)
     assert 0 < len(closed) < 8

@@ -25,7 +25,7 @@ from tests.unit.engine.test_request import NoWaiting
 
 from steerguard.artifacts.verify import verify_artifact
 from steerguard.build.own_calibration import calibrate
-from steerguard.detect.linear_probe import PROBE_FILE
+from steerguard.detect.probe import PROBE_FILE
 from steerguard.engine.outcome import read_verdicts
 from steerguard.engine.request import GuidedRequest
 from steerguard.models.chat import render

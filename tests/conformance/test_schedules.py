@@ -39,7 +39,14 @@ STEERED = (1, 2)
 PREFILLS = ("Sure, here is", None, "No", "x" * 40, None, "I", "Yes", None)
 """Some longer than the steps of `by_step`, some shorter."""
 SETTINGS = f"coefficient: {COEFFICIENT}"
-CASES = [(method, schedule) for method in FAMILIES for schedule in SCHEDULES]
+CONSTANT_ONLY = {"refusal_direction"}
+"""Methods whose artifacts have no schedule of their own."""
+CASES = [
+    (method, schedule)
+    for method in FAMILIES
+    for schedule in SCHEDULES
+    if schedule == "constant" or method not in CONSTANT_ONLY
+]
 
 
 def _registry(schedule, model=None):
@@ -268,7 +275,9 @@ def test_a_pass_too_many_that_uses_up_a_step_raises(tokens):
     def pass_again(*_arguments):
         passes.append(1)
         if len(passes) == 2:
-            model.get_decoder()(input_ids=torch.ones(3, tokens, dtype=torch.int64))
+            # The fence refuses a real one.
+            for hook in [hook for block in blocks_of(model) for hook in block._forward_hooks.values()]:
+                hook(None, (), torch.zeros(3, tokens, 32))
 
     with guarded(model, policy(-1e6, settings=SETTINGS), registry=_registry("by_step")) as wrapped:
         handle = model.lm_head.register_forward_hook(pass_again)
@@ -300,7 +309,7 @@ default: {{action: allow}}"""
         assert [dose.positions for dose in report.doses] == [2 * (length + fed_back), 2 * (length + STEPS)]
 
 
-@pytest.mark.parametrize("method", FAMILIES)
+@pytest.mark.parametrize("method", sorted(set(FAMILIES) - CONSTANT_ONLY))
 @pytest.mark.parametrize("schedule", ["by_phase", "by_step"])
 def test_positions_beside_a_schedule_are_a_plan_error(method, schedule):
     document = policy(-1e6, method=method, settings="coefficient: 1.0, positions: all")

@@ -214,3 +214,19 @@ def test_a_thread_that_raises_does_not_disturb_the_other():
     assert _equal(sequential, interleaved[0])
     assert isinstance(interleaved[1], RuntimeError)
     assert str(interleaved[1]) == "user code"
+
+
+@pytest.mark.parametrize("ways", [{}, {"do_sample": True}, {"num_beams": 3}], ids=["greedy", "sampled", "beams"])
+def test_processors_of_the_app_learn_nothing_from_refused_rows(ways):
+    model = shared_model()
+    batch = prompts(8)
+    document = policy(splitting_threshold(), "refuse")
+    with guarded(model, document) as wrapped, wrapped.guard.collect() as reports:
+        _, steps = run(wrapped, batch, **ways)
+    copies = ways.get("num_beams", 1)
+    refused = [report.row for report in reports if report.applied == "refuse"]
+    assert 0 < len(refused) < 8
+    for seen in steps:
+        by_prompt = seen.view(8, copies, -1)
+        assert all(not by_prompt[row].any() for row in refused)
+        assert all(by_prompt[row].any() for row in range(8) if row not in refused)

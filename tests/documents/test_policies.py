@@ -7,10 +7,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from steerguard.content import policies_directory
+from steerguard.methods.bounds import CalibratedBound
 from steerguard.methods.catalog import method_named
 from steerguard.policy.json_schema import FILE_NAME
 from steerguard.policy.load import load_policy, shipped_policies
-from steerguard.policy.rule_documents import CalibratedBound, ScoreCondition
+from steerguard.policy.rule_documents import ScoreCondition
 from steerguard.policy.yaml_subset import read_document
 
 FULL = Path(__file__).parent / "full.yaml"

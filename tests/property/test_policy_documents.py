@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from steerguard.errors import PolicyError
 from steerguard.policy.load import parse_policy
 from steerguard.policy.numbers import decimal_text
+from steerguard.policy.rule_documents import MAX_LEVELS
 from steerguard.policy.yaml_subset import read_document
 
 TODAY = date(2026, 11, 22)
@@ -48,9 +49,16 @@ def documents(draw: st.DrawFn) -> dict[str, object]:
     steps = {name: draw(steering | search) for name in draw(st.lists(identifiers, unique=True, max_size=3))}
     guiding = [{"action": "guide", "use": list(steps)}] if steps else []
     outcomes = st.sampled_from([{"action": "annotate"}, {"action": "refuse"}, *guiding])
-    conditions = st.just({"always": True}) | st.builds(
-        lambda end: {"detector": "d", "score": {"at_least": end}}, bounds
-    )
+    compared = st.builds(lambda end: {"detector": "d", "score": {"at_least": end}}, bounds)
+    # No `not`: drawn freely it can exclude what stands beside it, and such a document is refused.
+    composed = st.recursive(
+        compared,
+        lambda inner: st.builds(
+            lambda kind, parts: {kind: parts}, st.sampled_from(["any", "all"]), st.lists(inner, min_size=1, max_size=3)
+        ),
+        max_leaves=4,
+    ).filter(lambda condition: json.dumps(condition).count("[") <= MAX_LEVELS)
+    conditions = st.just({"always": True}) | composed | st.builds(lambda inner: {"not": inner}, compared)
     rules = [
         {"id": name, "when": draw(conditions), "then": draw(outcomes)}
         for name in draw(st.lists(identifiers, unique=True, max_size=4))

@@ -6,13 +6,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steerguard.decision import ACTION_ORDER
-from steerguard.policy.rules import PlannedBound, PlannedRule, decide
+from steerguard.policy.rules import (
+    PlannedAll,
+    PlannedAny,
+    PlannedBound,
+    PlannedComparison,
+    PlannedNot,
+    PlannedRule,
+    decide,
+)
 
 DETECTORS = ("a", "b")
 STEPS = ("s1", "s2", "s3")
 
 finite = st.floats(min_value=-1e6, max_value=1e6, width=32)
 bounds = st.none() | st.builds(PlannedBound, value=finite)
+comparisons = st.builds(PlannedComparison, detector=st.sampled_from(DETECTORS), at_least=bounds, below=bounds)
+conditions = st.recursive(
+    comparisons,
+    lambda inner: (
+        st.builds(PlannedAny, any_of=st.lists(inner, min_size=1, max_size=3).map(tuple))
+        | st.builds(PlannedAll, all_of=st.lists(inner, min_size=1, max_size=3).map(tuple))
+        | st.builds(PlannedNot, negated=inner)
+    ),
+    max_leaves=6,
+)
 actions = st.sampled_from(ACTION_ORDER)
 uses = st.lists(st.sampled_from(STEPS), unique=True, min_size=1).map(tuple)
 
@@ -28,9 +46,7 @@ def rules(draw: st.DrawFn) -> PlannedRule:
     action, use = draw(outcomes())
     return PlannedRule(
         id=draw(st.uuids()).hex,
-        detector=draw(st.none() | st.sampled_from(DETECTORS)),
-        at_least=draw(bounds),
-        below=draw(bounds),
+        when=draw(st.none() | conditions),
         action=action,
         use=use,
     )
@@ -69,3 +85,44 @@ def test_the_action_comes_from_a_rule_that_matched_or_from_the_default(listed, d
     asked = {rule.action for rule in listed if rule.id in verdict.rules}
     assert verdict.action in (asked if verdict.cause == "rule" else {default[0]})
     assert bool(verdict.use) == (verdict.action == "guide")
+
+
+def matched(condition, values) -> bool:
+    return PlannedRule(id="r", when=condition, action="refuse").matches(values)
+
+
+@given(st.lists(conditions, min_size=1, max_size=4), scores)
+def test_not_of_any_is_all_of_not(parts, values) -> None:
+    negations = tuple(PlannedNot(negated=part) for part in parts)
+    assert matched(PlannedNot(negated=PlannedAny(any_of=tuple(parts))), values) == matched(
+        PlannedAll(all_of=negations), values
+    )
+
+
+@given(conditions, scores)
+def test_not_twice_is_the_condition_itself(condition, values) -> None:
+    twice = PlannedNot(negated=PlannedNot(negated=condition))
+    assert matched(twice, values) == matched(condition, values) != matched(PlannedNot(negated=condition), values)
+
+
+@given(conditions, scores)
+def test_places_and_comparisons_give_the_condition_back(condition, values) -> None:
+    """What a decision records of a rule, its thresholds with their places, is enough to decide it again."""
+    rule = PlannedRule(id="r", when=condition, action="refuse")
+    truths = {place: matched(comparison, values) for place, comparison in rule.comparisons}
+    assert len(truths) == len(rule.comparisons)
+    assert recorded(truths) == rule.matches(values)
+
+
+def recorded(truths: dict[str, bool]) -> bool:
+    """Evaluate the tree that the places spell."""
+    if set(truths) == {""}:
+        return truths[""]
+    kind = next(iter(truths)).split(".")[0]
+    inside: dict[str, dict[str, bool]] = {}
+    for place, truth in truths.items():
+        words = place.split(".")
+        step = 1 if kind == "not" else 2
+        inside.setdefault(".".join(words[:step]), {})[".".join(words[step:])] = truth
+    parts = [recorded(part) for part in inside.values()]
+    return {"any": any(parts), "all": all(parts), "not": not parts[0]}[kind]

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from steerguard.engine.verdict import DeviceRules
-from steerguard.plan.compile import float32
-from steerguard.policy.rules import PlannedBound, PlannedRule, decide
+from steerguard.errors import NonFiniteHiddenStateError
+from steerguard.plan.planned_rules import float32
+from steerguard.policy.rules import (
+    PlannedAll,
+    PlannedAny,
+    PlannedBound,
+    PlannedComparison,
+    PlannedNot,
+    PlannedRule,
+    decide,
+)
 
 STEPS = ("a", "b")
 SCORES = st.floats(-4, 4, width=32) | st.sampled_from([0.0, -0.0, 1.0, -1.0])
 BOUNDS = st.none() | SCORES.map(lambda value: PlannedBound(value=float32(value)))
+COMPARISONS = st.builds(PlannedComparison, detector=st.sampled_from(["d", "e"]), at_least=BOUNDS, below=BOUNDS)
+CONDITIONS = st.recursive(
+    COMPARISONS,
+    lambda inner: (
+        st.builds(PlannedAny, any_of=st.lists(inner, min_size=1, max_size=4).map(tuple))
+        | st.builds(PlannedAll, all_of=st.lists(inner, min_size=1, max_size=4).map(tuple))
+        | st.builds(PlannedNot, negated=inner)
+    ),
+    max_leaves=8,
+)
 ACTIONS = st.sampled_from(["allow", "annotate", "guide", "refuse"])
 
 
@@ -27,10 +47,8 @@ def outcomes(draw):
 def planned_rules(draw):
     rules = []
     for index in range(draw(st.integers(0, 4))):
-        detector = draw(st.sampled_from([None, "d", "e"]))
-        low, high = (draw(BOUNDS), draw(BOUNDS)) if detector else (None, None)
         action, use = draw(outcomes())
-        rules.append(PlannedRule(id=f"r{index}", detector=detector, at_least=low, below=high, action=action, use=use))
+        rules.append(PlannedRule(id=f"r{index}", when=draw(st.none() | CONDITIONS), action=action, use=use))
     return tuple(rules)
 
 
@@ -63,3 +81,14 @@ def test_a_row_opens_the_same_steps_alone_and_among_others(rules, default, rows)
     for index, row in enumerate(rows):
         alone = opened([row])
         assert all(alone[step][0] == together[step][index] for step in STEPS)
+
+
+@given(rules=planned_rules(), default=outcomes(), score=st.sampled_from([float("nan"), float("inf"), float("-inf")]))
+def test_a_score_that_is_not_finite_opens_nothing_whatever_is_negated(rules, default, score):
+    """The engine makes such a row ineligible; the host raises and refuses it."""
+    device = DeviceRules(rules=rules, default_action=default[0], default_use=default[1], steps=STEPS)
+    scores = {"d": torch.tensor([score]), "e": torch.tensor([0.0])}
+    eligible = torch.isfinite(scores["d"]) & torch.isfinite(scores["e"])
+    assert not any(rows.any() for rows in device.open_rows(scores, eligible=eligible).values())
+    with pytest.raises(NonFiniteHiddenStateError):
+        decide(rules, default[0], default[1], {"d": score, "e": 0.0}, guidance=STEPS)

@@ -43,6 +43,19 @@ def test_each_bound_says_whether_it_holds_and_what_flips_it(score, bound, holds,
     assert "(false-positive rate 0.02)" in text
 
 
+def test_parts_of_a_composed_rule_are_told_with_their_places_and_the_rule_as_a_whole():
+    thresholds = (
+        Threshold(rule="likely", bound="at_least", value=1.0, place="any.0"),
+        Threshold(rule="other", bound="below", value=3.0, place="not"),
+    )
+    text = str(explain(_decision(rules=("likely",), readings=(Reading(source="d", score=2.0, thresholds=thresholds),))))
+    assert "`likely` compares at `any.0` with at least 1.0000: holds by 1.0000" in text
+    assert "`other` compares at `not` with below 3.0000: holds by 1.0000" in text
+    assert "flips this part." in text
+    assert "The condition of `likely` as a whole holds." in text
+    assert "The condition of `other` as a whole does not hold." in text
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -53,7 +66,7 @@ def test_each_bound_says_whether_it_holds_and_what_flips_it(score, bound, holds,
             {"cause": "non_finite", "readings": (Reading(source="d", score=None),)},
             "`d` read a number that is not finite",
         ),
-        ({"cause": "budget"}, "the memory budget"),
+        ({"cause": "budget"}, "the budget of memory or forward tokens"),
         ({"intended": "refuse", "applied": "allow", "mode": "monitor"}, "`refuse` because"),
     ],
 )

@@ -153,8 +153,8 @@ def test_explain_says_what_was_read_and_what_would_flip_it():
 def test_a_refused_request_for_an_unsupported_mode_is_recorded_as_an_error():
     sink = MemorySink()
     guarding = guarded(shared_model(), policy(1e6), audit=memory_log(sink))
-    with guarding as wrapped, pytest.raises(UnsupportedGenerationError, match="num_beams"):
-        wrapped.generate(**prompts(1), num_beams=2)
+    with guarding as wrapped, pytest.raises(UnsupportedGenerationError, match="guidance_scale"):
+        wrapped.generate(**prompts(1), guidance_scale=2.0)
     (record,) = _records(sink, "guard.error")
     assert record["code"] == "UnsupportedGenerationError"
 

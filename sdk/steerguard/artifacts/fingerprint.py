@@ -98,6 +98,7 @@ def check_fingerprint(recorded: Fingerprint, measured: Fingerprint, limit: Decim
             where="fingerprint",
             expected=f"1 - cos at most {limit}",
             found=f"{found:.3g}",
-            next_step="Load the original weights, or build a variant for these (fine-tuned, merged or quantised) ones.",
+            next_step="Load the original weights, or build a variant for these (fine-tuned, merged or quantised) ones: "
+            "steerguard build <recipe> --model <model folder> --out <folder>",
         )
     return found

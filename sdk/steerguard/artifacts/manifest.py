@@ -46,8 +46,13 @@ KNOWN_FEATURES: frozenset[str] = frozenset(
         "gate.linear",
         "gate.verdict",
         "operator.add",
+        "operator.ablate",
+        "operator.clamp",
+        "operator.affine",
         "probe.linear",
+        "probe.cosine",
         "probe.prompt_mean",
+        "hook.resid_pre",
         "hook.resid_post",
         "calibration.split_conformal",
     }

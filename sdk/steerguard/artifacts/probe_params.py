@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from steerguard.errors import ArtifactFormatError
 
@@ -21,6 +21,17 @@ Over = Literal["end", "prompt_mean"]
 PROMPT_MEAN_FEATURE = "probe.prompt_mean"
 """What a probe requires exactly when one of its parts reads the prompt mean."""
 
+Similarity = Literal["tanh_projection", "direction"]
+"""What a probe of the method `cosine` compares a hidden state with.
+
+`tanh_projection`: tanh of the state's projection on the condition direction, as in CAST.
+`direction`: the condition direction itself.
+"""
+
+COSINE_METHOD = "cosine"
+COSINE_FEATURE = "probe.cosine"
+"""What a probe requires exactly when its method is `cosine`: an older reader must not take it for a linear one."""
+
 Part = tuple[int, Over]
 """Block and what is read there."""
 
@@ -30,7 +41,7 @@ def probe_parts(manifest: ArtifactManifest) -> tuple[Part, ...]:
 
     Raises:
         ArtifactFormatError: `blocks` or `over` is not what a probe may state, a part stands twice, or the feature
-            `probe.prompt_mean` is required without being used, or the other way round.
+            `probe.prompt_mean` or `probe.cosine` is required without being used, or the other way round.
     """
     blocks = _blocks(manifest.params, manifest.base.num_blocks)
     over = manifest.params.get("over")
@@ -41,16 +52,22 @@ def probe_parts(manifest: ArtifactManifest) -> tuple[Part, ...]:
     parts = tuple(zip(blocks, over, strict=True))
     if len(set(parts)) != len(parts):
         raise _malformed("blocks", "each block once for the end, and once for the prompt mean", parts)
-    required = PROMPT_MEAN_FEATURE in manifest.requires.features
-    if required != ("prompt_mean" in over):
-        raise ArtifactFormatError(
-            f"A probe requires `{PROMPT_MEAN_FEATURE}` exactly when it reads the prompt mean.",
-            expected="required and used, or neither",
-            found="required but not used" if required else "used but not required",
-            where="manifest.json: requires.features",
-            next_step="Rebuild the artifact with `steerguard build`.",
-        )
+    _required_as_used(manifest, PROMPT_MEAN_FEATURE, "it reads the prompt mean", used="prompt_mean" in over)
+    _required_as_used(manifest, COSINE_FEATURE, "its method is `cosine`", used=manifest.method == COSINE_METHOD)
     return parts
+
+
+def similarity_of(manifest: ArtifactManifest) -> Similarity:
+    """Return what a probe of the method `cosine` compares hidden states with.
+
+    Raises:
+        ArtifactFormatError: the manifest states none, or one that this version does not know.
+    """
+    found = manifest.params.get("similarity")
+    for known in get_args(Similarity):
+        if found == known:
+            return cast("Similarity", known)
+    raise _malformed("similarity", f"one of {', '.join(get_args(Similarity))}", found)
 
 
 def probe_params(parts: Sequence[Part]) -> dict[str, Any]:
@@ -67,6 +84,18 @@ def probe_params(parts: Sequence[Part]) -> dict[str, Any]:
     if any(over != "end" for _, over in parts):
         params["over"] = [over for _, over in parts]
     return params
+
+
+def _required_as_used(manifest: ArtifactManifest, feature: str, when: str, *, used: bool) -> None:
+    required = feature in manifest.requires.features
+    if required != used:
+        raise ArtifactFormatError(
+            f"A probe requires `{feature}` exactly when {when}.",
+            expected="required and used, or neither",
+            found="required but not used" if required else "used but not required",
+            where="manifest.json: requires.features",
+            next_step="Rebuild the artifact with `steerguard build`.",
+        )
 
 
 def _blocks(params: Mapping[str, Any], num_blocks: int) -> tuple[int, ...]:

@@ -21,7 +21,11 @@ Number = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:/@+-]{0,127}$")]
 """A name without spaces: request, rule, step, method, class or artifact reference."""
 Source = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:/@+-]{0,127}(/block [0-9]{1,4})?$")]
-"""A detector id, or `<step id>/block <n>`."""
+"""A detector id, a step id, or `<step id>/block <n>`."""
+ConditionPlace = Annotated[
+    str, Field(pattern=r"^(not|(any|all)\.[0-9]{1,4})(\.(not|(any|all)\.[0-9]{1,4}))*$", max_length=CONTEXT_LENGTH)
+]
+"""The way down from the condition of a rule to one comparison."""
 Label = Annotated[str, Field(pattern=r"^[ -~]*$", max_length=LABEL_LENGTH)]
 """A name or reason that a developer wrote, in printable ASCII; see `escaped`."""
 ContextText = Annotated[str, Field(pattern=r"^[ -~]*$", max_length=CONTEXT_LENGTH)]
@@ -110,6 +114,8 @@ class RecordedThreshold(Part):
     value: Number
     fpr: Number | None
     """The false-positive rate that the policy asked for; null when it gave the value itself."""
+    place: ConditionPlace | None = None
+    """Where the comparison stands in the rule's condition, `any.1.not`; null for a rule of one comparison."""
 
 
 class RecordedReading(Part):
@@ -119,6 +125,8 @@ class RecordedReading(Part):
     score: Number | None
     """Null when the score was not finite."""
     thresholds: tuple[RecordedThreshold, ...]
+    token: Count | None = None
+    """Generated tokens that the model had read by then; null for what was read at the prompt."""
 
 
 class RecordedDose(Part):

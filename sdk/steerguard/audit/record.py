@@ -167,12 +167,17 @@ def _reading(reading: Reading) -> RecordedReading:
         source=reading.source,
         score=None if reading.score is None else decimal(reading.score),
         thresholds=tuple(_threshold(threshold) for threshold in reading.thresholds),
+        token=reading.token,
     )
 
 
 def _threshold(threshold: Threshold) -> RecordedThreshold:
     return RecordedThreshold(
-        rule=threshold.rule, bound=threshold.bound, value=decimal(threshold.value), fpr=threshold.fpr
+        rule=threshold.rule,
+        bound=threshold.bound,
+        value=decimal(threshold.value),
+        fpr=threshold.fpr,
+        place=threshold.place,
     )
 
 

@@ -19,9 +19,15 @@ from steerguard.errors import UnguidedForwardError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+OUTSIDE, STARTED, IN_BLOCKS = range(3)
+"""Where a guided request is: between two passes, in a pass before its decoder blocks, in or behind them."""
+
 
 class Activity(Protocol):
     """What a thread is doing with one wrapped model."""
+
+    passing: int | None
+    """`OUTSIDE`, `STARTED` or `IN_BLOCKS`; None where passes are free, so that nobody counts them."""
 
     @property
     def owner(self) -> object:
@@ -35,8 +41,10 @@ class Activity(Protocol):
         """Permit nothing from here on, wherever a copy of the context still holds this."""
 
 
-class Unguided:
-    """A stretch of code, in one thread and one asynchronous task, that may use the model without guidance."""
+class Stretch:
+    """A stretch of code with one wrapped model, in one thread and one asynchronous task."""
+
+    passing: int | None = None
 
     def __init__(self, owner: object) -> None:
         self.owner = owner
@@ -45,13 +53,22 @@ class Unguided:
         self._task = _current_task()
 
     @property
-    def permits_forward(self) -> bool:
+    def is_here(self) -> bool:
         """Whether the stretch has not ended and this is its thread and task."""
         return self._live and self._thread == threading.get_ident() and self._task is _current_task()
 
     def end(self) -> None:
         """Permit nothing from here on."""
         self._live = False
+
+
+class Unguided(Stretch):
+    """A stretch of code that may use the model without guidance."""
+
+    @property
+    def permits_forward(self) -> bool:
+        """Whether the stretch has not ended and this is its thread and task."""
+        return self.is_here
 
 
 ACTIVE: ContextVar[Activity | None] = ContextVar("steerguard_active", default=None)
@@ -80,10 +97,21 @@ def require_permission(owner: object) -> None:
     if state is None or state.owner is not owner or not state.permits_forward:
         raise UnguidedForwardError(
             "A wrapped model was called directly, outside `generate`.",
-            expected="a call to `generate`, `guard.check` or `guard.explain`",
-            found="a direct forward pass, or one in another thread, task or callback",
+            expected="a call to `generate`, `guard.check` or `guard.explain`, or a pass inside `with guard.forward():`",
+            found="a direct forward pass of the model or its text decoder, or one in another thread, task or callback",
             next_step="Use `with model.guard.unguided(reason):`, which records the bypass, or `steerguard.unwrap(model)`.",
         )
+
+
+def pass_inside_a_pass() -> UnguidedForwardError:
+    """Return the error for a pass that a guided request did not start itself, but a hook inside one of its passes."""
+    return UnguidedForwardError(
+        "A wrapped model was called inside a forward pass of its own.",
+        expected="one pass at a time in a guided request",
+        found="a second pass, started by a hook of the app or behind the model's class",
+        next_step="Call the model after `generate`. Inside the hook `generate`, `guard.check` and "
+        "`with model.guard.unguided(reason):` work too.",
+    )
 
 
 def _current_task() -> asyncio.Task[Any] | None:

@@ -1,4 +1,4 @@
-"""What the interventions of one request add, and where: in passes over all columns and in decode steps with a cache."""
+"""What the interventions of one request do, and where: in passes over prompt columns and in decode steps with a cache."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from steerguard.engine.positions import position_mask
+from steerguard.engine.operators import apply_operator, on_device
+from steerguard.engine.positions import changes_decode, position_mask
 from steerguard.engine.schedules import Parts, parts_of, position_numbers, steady_vector
-from steerguard.guidance.intervention import ByPhase, ByStep, Constant
+from steerguard.guidance.intervention import ByPhase, ByStep, Constant, Operated, Phases
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from steerguard.guidance.intervention import Intervention, Positions
+    from steerguard.guidance.intervention import Intervention, Operator, Positions
 
 NEGATIVE_ZERO = -0.0
 
@@ -36,24 +37,39 @@ class Additions:
         self._numbers: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
         self._stepped: dict[Intervention, Tensor] = {}
         self._vectors: dict[tuple[Intervention, torch.device, torch.dtype], Tensor] = {}
+        self._operators: dict[tuple[Intervention, torch.device], Operator] = {}
 
-    def in_pass(self, intervention: Intervention, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Return where a pass over all columns changes something, and what it adds there.
+    def in_pass(self, intervention: Intervention, hidden: Tensor, *, first: int = 0) -> tuple[Tensor, Tensor]:
+        """Return where a pass over columns changes something, and what becomes of the hidden states there.
 
         Args:
             intervention: one of the request.
             hidden: `[rows, columns, width]`.
+            first: absolute column of the first one; others than 0 only within the prompt.
 
         Returns:
-            bool `[rows, columns]`, and `[width]` or `[rows, columns, width]` of the device and type of `hidden`.
+            bool `[rows, columns]`, and hidden states like `hidden`, which hold only where the mask is true.
         """
-        schedule, width, device = intervention.schedule, hidden.shape[1], hidden.device
+        schedule, device = intervention.schedule, hidden.device
+        here = slice(first, first + hidden.shape[1])
+        width = max(here.stop, self._prompt_mask.shape[1])
         if isinstance(schedule, Constant):
             mask = self._mask(schedule.positions, width, device)
-            return mask, self._converted(intervention, schedule.vector, hidden)
-        numbers, present = self._positions(width, device)
+            return mask[:, here], hidden + self._converted(intervention, schedule.vector, hidden)
+        if isinstance(schedule, Operated):
+            rule = schedule.positions
+            mask = self._phases(rule, width, device) if isinstance(rule, Phases) else self._mask(rule, width, device)
+            return mask[:, here], apply_operator(self.operator(intervention, schedule, device), hidden)
+        numbers, present = (found[:, here] for found in self._positions(width, device))
         active, added = self._table(intervention, schedule, hidden).at(numbers)
-        return present & active, added
+        return present & active, hidden + added
+
+    def operator(self, intervention: Intervention, schedule: Operated, device: torch.device) -> Operator:
+        """Return the operator of an intervention with its tensors on a device; copied once for the request."""
+        key = (intervention, device)
+        if key not in self._operators:
+            self._operators[key] = on_device(schedule.operator, device)
+        return self._operators[key]
 
     def passes_left(self, intervention: Intervention, gate: Tensor) -> int:
         """Return how many decode passes have a step of their own in some open row; waits for the device.
@@ -124,6 +140,8 @@ class Additions:
         if isinstance(intervention.schedule, ByStep):
             active = self._stepped.get(intervention)
             return [0] * rows if active is None else active[:, :passes].sum(dim=1).tolist()
+        if isinstance(intervention.schedule, Operated):
+            return [passes if changes_decode(intervention.schedule.positions) else 0] * rows
         return [passes if steady_vector(intervention.schedule) is not None else 0] * rows
 
     def forget_prompt(self) -> None:
@@ -132,6 +150,7 @@ class Additions:
         self._masks.clear()
         self._numbers.clear()
         self._vectors.clear()
+        self._operators.clear()
 
     def _converted(self, intervention: Intervention, vector: Tensor, like: Tensor) -> Tensor:
         """Return the one vector of an intervention with the device and type of `like`; copied once for the request."""
@@ -153,6 +172,11 @@ class Additions:
             prompt_mask, ends = self._prompt_mask.to(device), self._ends.to(device)
             self._masks[key] = position_mask(positions, prompt_mask=prompt_mask, ends=ends, width=width)
         return self._masks[key]
+
+    def _phases(self, phases: Phases, width: int, device: torch.device) -> Tensor:
+        numbers, present = self._positions(width, device)
+        wanted = torch.tensor([phases.prompt, phases.last, phases.decode], device=device)
+        return present & wanted[numbers.clamp(-1, 1) + 1]
 
     def _positions(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         key = (width, device)

@@ -18,16 +18,29 @@ GUIDED_SETTINGS = frozenset({
     "bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id",
     "exponential_decay_length_penalty", "renormalize_logits", "watermarking_config",
     "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id",
-    "use_cache", "return_dict_in_generate", "disable_compile", "length_penalty", "early_stopping",
-    "transformers_version",
+    "use_cache", "return_dict_in_generate", "disable_compile", "transformers_version", "cache_implementation",
+    "prefill_chunk_size",
+    "num_return_sequences", "num_beams", "length_penalty", "early_stopping",
+    "output_scores", "output_logits", "output_attentions", "output_hidden_states",
 })  # fmt: skip
-"""Generation settings that greedy search and sampling follow with guidance in place."""
+"""Generation settings that greedy search, sampling and beam search follow with guidance in place."""
 
-GUIDED_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids", "logits_to_keep"})
-"""Model inputs that `generate` may carry."""
+GUIDED_CACHES = (None, "dynamic", "static")
+"""Values of `cache_implementation` with which every guarantee was tested."""
 
-GUIDED_ARGUMENTS = frozenset({"logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "tokenizer"})
-"""Arguments of `generate` beside inputs and settings."""
+GUIDED_INPUTS = frozenset({
+    "input_ids", "attention_mask", "token_type_ids", "logits_to_keep",
+    "pixel_values", "pixel_attention_mask", "image_sizes", "image_grid_thw", "mm_token_type_ids",
+    "pixel_values_videos", "video_grid_thw", "second_per_grid_ts",
+    "input_features", "feature_attention_mask",
+})  # fmt: skip
+"""Model inputs that `generate` may carry: what tokenizers and the processors of the tested classes return."""
+
+GUIDED_ARGUMENTS = frozenset({
+    "logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "tokenizer", "streamer",
+    "output_attentions", "output_hidden_states",
+})  # fmt: skip
+"""Arguments of `generate` beside inputs and settings, and settings that it hands on to the model."""
 
 HARMLESS_ARGUMENTS = {"synced_gpus": (None, False), "trust_remote_code": (None, False), "use_model_defaults": (None,)}
 """Arguments that change nothing at these values."""
@@ -51,7 +64,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
 
 
 def check_settings(effective: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuse generation settings that ask for another way of generating than greedy search or sampling.
+    """Refuse generation settings that ask for another way of generating than greedy search, sampling or beam search.
 
     Args:
         effective: the merged generation settings of the call.
@@ -65,6 +78,27 @@ def check_settings(effective: Mapping[str, Any], defaults: Mapping[str, Any]) ->
             continue
         if value != defaults.get(name):
             raise unsupported(f"`{name}={value!r}`" if isinstance(value, (int, float, bool)) else f"`{name}`")
+
+
+def check_cache(implementation: str | None, *, compiles: bool) -> None:
+    """Refuse kinds of cache that were not tested, and those with which the library would compile the forward pass.
+
+    Args:
+        implementation: the effective `cache_implementation`.
+        compiles: whether the library compiles the forward pass on this device when it can.
+
+    Raises:
+        UnsupportedGenerationError: names the setting.
+    """
+    if implementation not in GUIDED_CACHES:
+        raise unsupported(f"`cache_implementation={implementation!r}`")
+    if implementation == "static" and compiles:
+        raise unsupported("`cache_implementation='static'`, with which transformers compiles the forward pass here,")
+
+
+def compiles_itself(model: Any, effective: Any) -> bool:
+    """Return whether transformers would compile the forward pass by itself for a cache of fixed size."""
+    return model.device.type != "cpu" and not effective.disable_compile
 
 
 def check_shapes(input_ids: Any, attention_mask: Any) -> None:
@@ -92,7 +126,7 @@ def unsupported(what: str) -> UnsupportedGenerationError:
     """Return the error for a way of generating that this version does not guide."""
     return UnsupportedGenerationError(
         f"This version does not generate with {what} under guidance.",
-        expected="greedy search or sampling over input_ids",
+        expected="greedy search, sampling or beam search over input_ids",
         found=what,
         where="generate",
         next_step="Leave it out, or generate inside `with model.guard.unguided(reason):`, which records the bypass.",

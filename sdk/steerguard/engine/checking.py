@@ -10,10 +10,11 @@ import torch
 
 from steerguard.decision import Usage
 from steerguard.engine.active import activity
-from steerguard.engine.hooks import reading_hook
+from steerguard.engine.finish import GuidedResult
 from steerguard.engine.loop import Engine
 from steerguard.engine.outcome import decision, read_verdicts
-from steerguard.engine.sampling import GuidedResult, new_request, unpadded
+from steerguard.engine.probing import limit_forward_tokens
+from steerguard.engine.sampling import new_request, unpadded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,9 +33,9 @@ def check_batch(engine: Engine, model: Any, input_ids: Tensor, attention_mask: T
     """
     reading = replace(engine, mode="monitor") if engine.mode == "enforce" else engine
     request = new_request(reading, input_ids, attention_mask.bool(), cached=False)
-    blocks = engine.program.read_blocks
     positions = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-    hooks = engine.hooks.install({block: reading_hook(request, block) for block in blocks})
+    limit_forward_tokens(request, steers=engine.mode == "enforce")
+    hooks = engine.hooks.install(request.prefill_hooks())
     try:
         with activity(request), torch.no_grad():
             model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)

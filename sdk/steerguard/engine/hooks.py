@@ -1,4 +1,4 @@
-"""Forward hooks on decoder blocks: they exist only while a running request needs them.
+"""Hooks on decoder blocks: they exist only while a running request needs them.
 
 Every request brings hooks of its own and takes them away again, so a block carries as many as requests need it.
 A hook acts for the request of the calling thread and is inert for every other caller.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from steerguard.engine.active import ACTIVE
+from steerguard.errors import GuidanceDidNotFireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,8 +23,35 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
     from steerguard.engine.request import GuidedRequest
+    from steerguard.engine.stages import Stage
 
-    Hook = Callable[[nn.Module, Any, Any], Any]
+    Hook = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockInput:
+    """The place in front of a decoder block; its number alone stands for the place behind it."""
+
+    block: int
+
+
+Place = int | BlockInput
+"""Where a hook sits: a block's number stands for its output."""
+
+
+def block_of(place: Place) -> int:
+    """Return the number of the block that a place belongs to."""
+    return place.block if isinstance(place, BlockInput) else place
+
+
+def passing_order(place: Place) -> tuple[int, bool]:
+    """Return a sort key: the order in which a forward pass meets the places."""
+    return block_of(place), not isinstance(place, BlockInput)
+
+
+def named(place: Place) -> str:
+    """Return what a place is called in messages."""
+    return f"input of block {place.block}" if isinstance(place, BlockInput) else f"block {place}"
 
 
 class BlockHooks:
@@ -33,19 +62,29 @@ class BlockHooks:
         self._lock = threading.Lock()
         self._count: Counter[int] = Counter()
 
-    def install(self, hooks: Mapping[int, Hook]) -> InstalledHooks:
-        """Put one hook on each named block, all or nothing; `remove` of the result takes them away."""
+    def install(self, hooks: Mapping[Place, Hook]) -> InstalledHooks:
+        """Put one hook on each named place, all or nothing; `remove` of the result takes them away."""
         installed = InstalledHooks(self)
         try:
-            for block, hook in hooks.items():
+            for place, hook in hooks.items():
                 # torch numbers its hooks without a lock.
                 with self._lock:
-                    installed.handles[block] = self._blocks[block].register_forward_hook(hook)
-                    self._count[block] += 1
+                    block = self._blocks[block_of(place)]
+                    installed.handles[place] = (
+                        block.register_forward_pre_hook(hook, with_kwargs=True)
+                        if isinstance(place, BlockInput)
+                        else block.register_forward_hook(hook)
+                    )
+                    self._count[block_of(place)] += 1
         except BaseException:
             installed.remove()
             raise
         return installed
+
+    @property
+    def first(self) -> nn.Module:
+        """The block that every pass enters first."""
+        return self._blocks[0]
 
     @property
     def installed(self) -> tuple[int, ...]:
@@ -53,11 +92,11 @@ class BlockHooks:
         with self._lock:
             return tuple(sorted(block for block, count in self._count.items() if count))
 
-    def discount(self, block: int, handle: RemovableHandle) -> None:
+    def discount(self, place: Place, handle: RemovableHandle) -> None:
         """Take one hook away."""
         with self._lock:
             handle.remove()
-            self._count[block] -= 1
+            self._count[block_of(place)] -= 1
 
 
 class InstalledHooks:
@@ -65,13 +104,13 @@ class InstalledHooks:
 
     def __init__(self, owner: BlockHooks) -> None:
         self._owner = owner
-        self.handles: dict[int, RemovableHandle] = {}
+        self.handles: dict[Place, RemovableHandle] = {}
 
-    def remove(self, *, keep: Collection[int] = ()) -> None:
-        """Take away every hook but those on the blocks to keep; a second call does nothing."""
-        for block in [block for block in self.handles if block not in keep]:
-            self._owner.discount(block, self.handles[block])
-            del self.handles[block]
+    def remove(self, *, keep: Collection[Place] = ()) -> None:
+        """Take away every hook but those on the places to keep; a second call does nothing."""
+        for place in [place for place in self.handles if place not in keep]:
+            self._owner.discount(place, self.handles[place])
+            del self.handles[place]
 
 
 def reading_hook(request: GuidedRequest, block: int) -> Hook:
@@ -88,7 +127,19 @@ def reading_hook(request: GuidedRequest, block: int) -> Hook:
     return act
 
 
-def adding_hook(request: GuidedRequest, block: int, delta: Tensor, passes: dict[int, int], *, measures: bool) -> Hook:
+def entering_hook(request: GuidedRequest, block: int) -> Hook:
+    """Return the hook that lets a request change the input of one block."""
+
+    def act(_module: nn.Module, arguments: Any, named_arguments: Any) -> Any:
+        if ACTIVE.get() is not request:
+            return None
+        changed = request.before_block(block, _entering(block, arguments, named_arguments))
+        return None if changed is None else _replaced_input(changed, arguments, named_arguments)
+
+    return act
+
+
+def adding_hook(request: GuidedRequest, block: int, delta: Tensor, passes: dict[Place, int], *, measures: bool) -> Hook:
     """Return the hook of a decode step: it adds, counts and does nothing else, because every token pays for it.
 
     Args:
@@ -118,7 +169,7 @@ def adding_hook(request: GuidedRequest, block: int, delta: Tensor, passes: dict[
 
 
 def stepping_hook(
-    request: GuidedRequest, block: int, deltas: Sequence[Tensor], rest: Tensor | None, passes: dict[int, int]
+    request: GuidedRequest, block: int, deltas: Sequence[Tensor], rest: Tensor | None, passes: dict[Place, int]
 ) -> Hook:
     """Return the hook of decode steps that differ: it adds the next tensor in every pass, and counts.
 
@@ -140,6 +191,58 @@ def stepping_hook(
         return None if delta is None else _add_to_first(output, delta)
 
     return add_next
+
+
+def changing_hook(request: GuidedRequest, place: Place, stages: Sequence[Stage], passes: dict[Place, int]) -> Hook:
+    """Return the hook of decode steps at a place where more is done than adding to an output; it counts positions.
+
+    Args:
+        request: the request that it acts for.
+        place: the place.
+        stages: what is done, one after the other.
+        passes: positions changed so far, by place; counted here.
+    """
+    current = ACTIVE.get
+
+    def changed(hidden: Tensor) -> Tensor:
+        step = passes[place]
+        passes[place] += hidden.shape[1]
+        for stage in stages:
+            hidden = stage(step, hidden)
+        return hidden
+
+    def behind(_module: nn.Module, _arguments: Any, output: Any) -> Any:
+        if current() is not request:
+            return None
+        return (changed(output[0]), *output[1:]) if isinstance(output, tuple) else changed(output)
+
+    def before(_module: nn.Module, arguments: Any, named_arguments: Any) -> Any:
+        if current() is not request:
+            return None
+        hidden = changed(_entering(block_of(place), arguments, named_arguments))
+        return _replaced_input(hidden, arguments, named_arguments)
+
+    return before if isinstance(place, BlockInput) else behind
+
+
+def _entering(block: int, arguments: tuple[Any, ...], named_arguments: Mapping[str, Any]) -> Tensor:
+    """Return the hidden states that a block is called with."""
+    hidden = arguments[0] if arguments else named_arguments.get("hidden_states")
+    if not isinstance(hidden, torch.Tensor):
+        raise GuidanceDidNotFireError(
+            "A decoder block was called without hidden states where the engine looks for them.",
+            expected="a tensor as first argument, or as `hidden_states`",
+            found=type(hidden).__name__,
+            where=named(BlockInput(block)),
+            next_step="Use a policy that acts on the outputs of blocks for this model class.",
+        )
+    return hidden
+
+
+def _replaced_input(hidden: Tensor, arguments: tuple[Any, ...], named_arguments: dict[str, Any]) -> Any:
+    if arguments:
+        return (hidden, *arguments[1:]), named_arguments
+    return arguments, {**named_arguments, "hidden_states": hidden}
 
 
 def _add_to_first(output: Any, delta: Tensor) -> Any:

@@ -1,4 +1,9 @@
-"""One run of transformers' decoding loop: which hooks it holds, and what its callbacks learn and do."""
+"""One run of transformers' decoding loop: which hooks it holds, and what its callbacks learn and do.
+
+The loop keeps one row per beam, or per answer asked for; the rows of one prompt stand side by side.
+Beam search moves rows about, but never from one prompt to another, and asks its criteria about more candidates than it
+has rows: so what holds for a prompt is spread over however many of them come.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
-from steerguard.engine.hooks import reading_hook
+from steerguard.engine.copies import any_copy
 from steerguard.engine.outcome import RowVerdict, read_verdicts
+from steerguard.engine.recorded_states import RecordedLast
+from steerguard.engine.rolling import RollingReads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
     from transformers import LogitsProcessor, StoppingCriteria
 
-    from steerguard.engine.hooks import BlockHooks, InstalledHooks
+    from steerguard.engine.hooks import BlockHooks, Hook, InstalledHooks, Place
     from steerguard.engine.program import Program
     from steerguard.engine.refusal import RefusalTemplate
     from steerguard.engine.request import GuidedRequest
@@ -35,24 +42,87 @@ class Engine:
     generation_prompt: GenerationPrompt | None
     template: RefusalTemplate
     mode: Mode
+    modality_ids: tuple[int, ...] = ()
+    """Ids that stand for images and sounds in `input_ids`; prompt means leave them out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopSettings:
+    """What one run of the loop was asked for."""
+
+    prompt_width: int
+    limit: int
+    """Most tokens that may be generated."""
+    samples: bool
+    beams: bool
+    copies: int
+    """Rows per prompt."""
+    answers: int
+    """Returned sequences per prompt."""
+    pad: int
+    end_ids: tuple[int, ...]
+    records_states: bool
+    """Whether the caller asked for hidden states."""
+
+    @classmethod
+    def of(cls, config: Any, prompt_width: int, *, beams: bool) -> LoopSettings:
+        """Return the settings that `generate` prepared for its loop.
+
+        Args:
+            config: the effective generation settings.
+            prompt_width: columns of the prompt.
+            beams: whether this is beam search.
+        """
+        answers = config.num_return_sequences or 1
+        return cls(
+            prompt_width=prompt_width,
+            limit=config.max_length - prompt_width,
+            samples=bool(config.do_sample),
+            beams=beams,
+            copies=config.num_beams if beams else answers,
+            answers=answers,
+            pad=(*_ids(config._pad_token_tensor), 0)[0],  # noqa: SLF001 - set by generate for its own loops
+            end_ids=_ids(config._eos_token_tensor),  # noqa: SLF001 - as above
+            records_states=bool(config.output_hidden_states),
+        )
 
 
 class GuidedLoop:
-    """One run of the loop: the request, its hooks and what the loop's callbacks learn."""
+    """One run of the loop: the request, its hooks and what the loop's callbacks learn.
 
-    def __init__(self, engine: Engine, request: GuidedRequest, *, samples: bool, filler: int = 0) -> None:
+    Args:
+        engine: the bound engine.
+        request: the request that it runs.
+        settings: what the loop was asked for.
+        on_verdicts: called once the verdicts are taken, before any token is chosen.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: GuidedRequest,
+        settings: LoopSettings,
+        on_verdicts: Callable[[GuidedLoop], None] | None = None,
+    ) -> None:
         self._engine = engine
-        self._filler = filler
-        self._samples = samples
+        self._on_verdicts = on_verdicts
+        self.settings = settings
         self.request = request
         self.verdicts: tuple[RowVerdict, ...] = ()
+        self.passes = 0
+        """Forward passes so far, counted where the loop asks for scores: it knows nothing of hooks."""
         self._hooks: list[InstalledHooks] = []
+        self._recorded = RecordedLast()
         self._refused: Tensor | None = None
         self._discarded: Tensor | None = None
         self._watch: Tensor | None = None
         self._opened: Tensor | None = None
-        self._passes = 0
-        self._ends: dict[int, int] = {}
+        self._ends: dict[Place, int] = {}
+        self.reads: RollingReads | None = None
+        """What is read while the answers are written; None where the plan watches none."""
+        if request.program.watches:
+            acts = engine.mode == "enforce"
+            self.reads = RollingReads(request, engine.hooks, acts=acts, beams=settings.beams)
 
     def processors(self, processors: Iterable[LogitsProcessor]) -> LogitsProcessorList:
         """Return the processors that the loop must call with its logits: ours, then the given ones."""
@@ -63,30 +133,44 @@ class GuidedLoop:
         return _Criteria(self, criteria)
 
     def start(self) -> None:
-        """Install the hooks that the prefill needs."""
-        program = self._engine.program
-        blocks = tuple(program.blocks) if self._engine.mode == "enforce" else program.read_blocks
-        self._hooks.append(self._engine.hooks.install({block: reading_hook(self.request, block) for block in blocks}))
+        """Install the hooks that the prefill needs; reads of answers come before changes at the same block."""
+        if self.reads is not None:
+            handles = self.reads.start()
+            if self.settings.records_states:
+                self._recorded.behind(handles.values())
+        self._install(self.request.prefill_hooks())
 
     def stop(self) -> None:
         """Take away every hook that is still there."""
         for hooks in self._hooks:
             hooks.remove()
+        if self.reads is not None:
+            self.reads.stop()
+        self._recorded.restore()
+
+    def _install(self, hooks: dict[Place, Hook]) -> None:
+        installed = self._engine.hooks.install(hooks)
+        self._hooks.append(installed)
+        if self.settings.records_states:
+            self._recorded.behind(installed.handles.values())
 
     def on_logits(self, scores: Tensor) -> Tensor:
         """Freeze the verdicts after the prefill; afterwards watch open rows."""
+        self.passes += 1
         if not self.verdicts:
             self._freeze(scores.device)
         elif self._ends:
             self._release()
+        if self.reads is not None and self.reads.after_pass(self.passes - 1):
+            self._stop_rows(self.reads.stopped)
         if self._watch is not None:
             # A state that is not finite makes every logit of its row NaN, and a sum with NaN stays NaN.
             self._watch.add_(scores.select(1, 0))
-        if not self._samples:
-            return scores
-        if self._watch is not None and self._opened is not None:
-            scores = _silenced(scores, torch.isnan(self._watch) & self._opened)
+        if self._watch is not None and self.settings.samples:
+            # Drawing from numbers that are not finite would fail.
+            scores = _silenced(scores, self._broken(self._watch))
         if self._discarded is not None:
+            # The app's processors come next, and must not see what the model would say in a refused row.
             scores = _silenced(scores, self._discarded)
         return scores
 
@@ -97,18 +181,33 @@ class GuidedLoop:
         self._discarded = self._refused if any(refused) else None
         opened = {item for verdict in self.verdicts for item in verdict.open}
         self.request.freeze([item for item in self._engine.program.interventions if item in opened])
-        self._hooks[0].remove(keep=() if all(refused) else self.request.lasting_blocks)
+        self._hooks[0].remove(keep=() if all(refused) else self.request.lasting_places)
         if not all(refused):
-            self._hooks.append(self._engine.hooks.install(self.request.decode_hooks()))
+            self._install(self.request.decode_hooks())
             self._ends = dict(self.request.decode_ends)
-        if opened:
+        if self.reads is not None:
+            self.reads.watch(self.verdicts)
+        if opened or (self.reads is not None and self.reads.opened is not None):
             self._watch = torch.zeros(self.request.rows, device=device)
             self._opened = torch.tensor([bool(verdict.open) for verdict in self.verdicts], device=device)
+        if self._on_verdicts is not None:
+            self._on_verdicts(self)
+
+    def _stop_rows(self, stopped: Tensor | None) -> None:
+        """Refuse rows in the middle of their answer; nothing waits for the device."""
+        if stopped is not None:
+            self._discarded = stopped if self._discarded is None else self._discarded | stopped
+
+    def _broken(self, watch: Tensor) -> Tensor:
+        """Return the rows that are steered and of which a copy had logits that were not finite."""
+        late = None if self.reads is None else self.reads.opened
+        steered = self._opened if late is None or self._opened is None else self._opened | late
+        broken = any_copy(torch.isnan(watch), self.settings.copies)
+        return broken if steered is None else broken & steered
 
     def _release(self) -> None:
         """Take away the decode hooks that have added their last step."""
-        self._passes += 1
-        over = [block for block, end in self._ends.items() if end == self._passes]
+        over = [block for block, end in self._ends.items() if end == self.passes - 1]
         for block in over:
             del self._ends[block]
         if over:
@@ -116,24 +215,59 @@ class GuidedLoop:
             decode.remove(keep=[block for block in decode.handles if block not in over])
 
     def filled(self, scores: Tensor) -> Tensor:
-        """Leave refused rows nothing but the filler, so that not even callbacks see a token of theirs."""
+        """Leave refused rows scores that say nothing, so that not even callbacks see a token of theirs.
+
+        Without beams only the filler is left. With beams every token is alike: so the first candidates are as many and
+        as good as any that follow, and a refused prompt is done, by every rule of beam search, after one step.
+        """
         if self._discarded is None:
             return scores
+        if self.settings.beams:
+            return _silenced(scores, self._discarded)
         only = torch.full_like(scores[:1], -torch.inf)
-        only[:, self._filler] = 0.0
+        only[:, self.settings.pad] = 0.0
         return torch.where(self._discarded[:, None], only, scores)
 
-    def newly_refused(self) -> Tensor | None:
-        """Return bool `[rows]` once, after the prefill; None ever after."""
-        refused, self._refused = self._refused, None
-        return refused
+    def shown(self, input_ids: Tensor) -> Tensor:
+        """Return what callbacks may see of rows or candidates: nothing but filler behind a refused prompt."""
+        if self._discarded is None or not (self.settings.beams or self.reads is not None):
+            return input_ids
+        generated = torch.arange(input_ids.shape[1], device=input_ids.device) >= self.settings.prompt_width
+        hidden = self._spread(self._discarded, input_ids.shape[0]).to(input_ids.device)[:, None] & generated
+        return torch.where(hidden, self.settings.pad, input_ids)
+
+    def finished(self, done: Tensor) -> Tensor:
+        """Return which rows or candidates are finished: those that the criteria name, and refused prompts.
+
+        What is finished stays finished in a loop without beams; beam search asks about new candidates every time.
+        """
+        if self.settings.beams:
+            refused = self._discarded
+        elif self.reads is not None:
+            self.reads.ended(done)
+            # Finished again at every step: rows are refused one after the other.
+            refused = self._discarded
+        else:
+            refused, self._refused = self._refused, None
+        return done if refused is None else done | self._spread(refused, done.shape[0]).to(done.device)
+
+    def _spread(self, rows: Tensor, count: int) -> Tensor:
+        """Return what holds for the rows of each prompt for `count` rows or candidates instead."""
+        if count == rows.shape[0]:
+            return rows
+        prompts = rows.shape[0] // self.settings.copies
+        return rows[:: self.settings.copies, None].expand(prompts, count // prompts).reshape(-1)
 
     def broken_rows(self) -> set[int]:
-        """Return the open rows whose logits were not finite at some step."""
+        """Return the rows of open prompts of which a row had logits that were not finite at some step."""
         if self._watch is None:
             return set()
-        broken = torch.isnan(self._watch).tolist()
-        return {row for row, verdict in enumerate(self.verdicts) if verdict.open and broken[row]}
+        return {row for row, broken in enumerate(self._broken(self._watch).tolist()) if broken}
+
+    def stopped_rows(self) -> set[int]:
+        """Return the rows that were refused in the middle of their answer; waits for the device."""
+        stopped = None if self.reads is None else self.reads.stopped
+        return set() if stopped is None else {row for row, found in enumerate(stopped.tolist()) if found}
 
 
 class _Processors(LogitsProcessorList):  # type: ignore[misc]  # transformers' classes are untyped
@@ -147,14 +281,15 @@ class _Processors(LogitsProcessorList):  # type: ignore[misc]  # transformers' c
         request = self._loop.request
         request.in_callbacks = True
         try:
-            result: Tensor = super().__call__(input_ids, self._loop.on_logits(scores), **kwargs)
+            seen = self._loop.on_logits(scores)
+            result: Tensor = super().__call__(self._loop.shown(input_ids), seen, **kwargs)
         finally:
             request.in_callbacks = False
         return self._loop.filled(result)
 
 
 class _Criteria(StoppingCriteriaList):  # type: ignore[misc]  # transformers' classes are untyped
-    """The loop's stopping criteria and, once after the prefill, the refused rows: what is finished stays finished."""
+    """The loop's stopping criteria, and the refused rows, which are finished once the verdicts are taken."""
 
     def __init__(self, loop: GuidedLoop, criteria: Iterable[StoppingCriteria]) -> None:
         super().__init__(criteria)
@@ -164,13 +299,16 @@ class _Criteria(StoppingCriteriaList):  # type: ignore[misc]  # transformers' cl
         request = self._loop.request
         request.in_callbacks = True
         try:
-            done: Tensor = super().__call__(input_ids, scores, **kwargs)
+            done: Tensor = super().__call__(self._loop.shown(input_ids), scores, **kwargs)
         finally:
             request.in_callbacks = False
-        refused = self._loop.newly_refused()
-        return done if refused is None else done | refused.to(done.device)
+        return self._loop.finished(done)
 
 
 def _silenced(scores: Tensor, rows: Tensor) -> Tensor:
-    """Return the scores with zeros in rows that will be refused, so that drawing from them cannot fail."""
+    """Return the scores with zeros in rows that are refused: nothing is learned from them, and drawing cannot fail."""
     return torch.where(rows[:, None], torch.zeros_like(scores), scores)
+
+
+def _ids(tensor: Tensor | None) -> tuple[int, ...]:
+    return () if tensor is None else tuple(int(token) for token in tensor.reshape(-1).tolist())

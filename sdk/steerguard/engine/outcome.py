@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from steerguard.decision import Decision, Dose, Reading, Threshold, Usage
+from steerguard.engine.copies import strictest
+from steerguard.engine.hooks import named
 from steerguard.engine.schedules import expected_positions
 from steerguard.errors import GuidanceDidNotFireError
 from steerguard.policy.rules import Verdict, decide
@@ -40,6 +42,8 @@ class RowVerdict:
     applied: Action
     open: tuple[Intervention, ...]
     """Interventions whose gate is open for this row."""
+    answer_readings: tuple[Reading, ...] = ()
+    """What answer watches read while the answer was written."""
 
 
 def read_verdicts(request: GuidedRequest, mode: Mode) -> tuple[RowVerdict, ...]:
@@ -48,7 +52,7 @@ def read_verdicts(request: GuidedRequest, mode: Mode) -> tuple[RowVerdict, ...]:
     Raises:
         GuidanceDidNotFireError: a hook did not run, or the device opened other gates than the rules say.
     """
-    _require_complete(request)
+    request.require_complete()
     host = _to_host(
         {
             **{("score", name): tensor for name, tensor in request.scores.items()},
@@ -57,31 +61,47 @@ def read_verdicts(request: GuidedRequest, mode: Mode) -> tuple[RowVerdict, ...]:
             **{("gate score", item): tensor for item, tensor in request.gate_scores.items()},
         }
     )
-    return tuple(_row_verdict(request, mode, row, host) for row in range(request.rows))
+    copies = request.copies
+    return tuple(
+        verdict
+        for first in range(0, request.rows, copies)
+        for verdict in _prompt_verdicts(request, mode, range(first, first + copies), host)
+    )
 
 
-def _require_complete(request: GuidedRequest) -> None:
-    """Prove from the plan, not from the hooks, that the prefill passed every block that it names."""
-    program = request.program
-    missing = [probe.id for probe in program.probes if request.parts_read.get(probe.id) != len(probe.blocks)]
-    if request.steers:
-        missing += [item.source for item in program.interventions if item not in request.gates]
-    if missing:
-        raise GuidanceDidNotFireError(
-            "The prefill did not pass every hook of the plan.",
-            expected="each detector reads all its parts, and each intervention takes its gate, once",
-            found=f"incomplete: {', '.join(missing)}",
-            where="prefill",
-            next_step="Look for code that removes hooks or compiles decoder blocks, then unwrap and wrap again.",
+def _prompt_verdicts(
+    request: GuidedRequest, mode: Mode, rows: range, host: Mapping[tuple[str, object], list[float]]
+) -> tuple[RowVerdict, ...]:
+    """Return the verdicts of the copies of one prompt: the same for all of them, the strictest that any copy gives."""
+    plan = request.program.plan
+    scores = [{name: host["score", name][row] for name in request.scores} for row in rows]
+    own = [_verdict(request, row, found) for row, found in zip(rows, scores, strict=True)]
+    together = strictest(own, rules=[rule.id for rule in plan.rules], guidance=[step.id for step in plan.steps])
+    deciding = next(index for index, verdict in enumerate(own) if verdict.action == together.action)
+    gate_scores = {item: _highest([host["gate score", item][row] for row in rows]) for item in request.gate_scores}
+    verdict = _with_readable_gates(together, gate_scores)
+    for row in rows:
+        _require_agreement(request, row, verdict, host)
+    return tuple(
+        RowVerdict(
+            scores=scores[deciding],
+            gate_scores=gate_scores,
+            verdict=verdict,
+            applied=verdict.action if mode == "enforce" else "allow",
+            open=tuple(item for item in request.gates if host["gate", item][row]),
         )
+        for row in rows
+    )
 
 
-def _row_verdict(
-    request: GuidedRequest, mode: Mode, row: int, host: Mapping[tuple[str, object], list[float]]
-) -> RowVerdict:
-    scores = {name: host["score", name][row] for name in request.scores}
-    gate_scores = {item: host["gate score", item][row] for item in request.gate_scores}
-    verdict = _with_readable_gates(_verdict(request, row, scores), gate_scores)
+def _highest(scores: list[float]) -> float:
+    """Return the highest score, or one that is not finite: the one that opens a gate, or refuses the prompt."""
+    return next((score for score in scores if not math.isfinite(score)), max(scores))
+
+
+def _require_agreement(
+    request: GuidedRequest, row: int, verdict: Verdict, host: Mapping[tuple[str, object], list[float]]
+) -> None:
     for step in request.open:
         opened = bool(host["step", step][row])
         if opened != (verdict.action == "guide" and step in verdict.use):
@@ -92,13 +112,6 @@ def _row_verdict(
                 where=f"guidance entry `{step}`, row {row}",
                 next_step="Report this: scores must be read again after every change of the model.",
             )
-    return RowVerdict(
-        scores=scores,
-        gate_scores=gate_scores,
-        verdict=verdict,
-        applied=verdict.action if mode == "enforce" else "allow",
-        open=tuple(item for item in request.gates if host["gate", item][row]),
-    )
 
 
 def _verdict(request: GuidedRequest, row: int, scores: Mapping[str, float]) -> Verdict:
@@ -108,7 +121,7 @@ def _verdict(request: GuidedRequest, row: int, scores: Mapping[str, float]) -> V
         return Verdict(rules=(), action=plan.unrecognised_prompt.on(today), use=(), cause="unrecognised_prompt")
     if not all(math.isfinite(score) for score in scores.values()):
         return Verdict(rules=(), action="refuse", use=(), cause="non_finite")
-    if not request.within_budget:
+    if not request.within_budget[row]:
         return Verdict(rules=(), action="refuse", use=(), cause="budget")
     order = tuple(step.id for step in plan.steps)
     return decide(plan.rules, plan.default_action, plan.default_use, scores, guidance=order)
@@ -147,19 +160,22 @@ def readings(plan: Plan, verdict: RowVerdict) -> tuple[Reading, ...]:
     for item, score in verdict.gate_scores.items():
         bound = Threshold(rule=item.step, bound="at_least", value=SMALLEST_POSITIVE)
         found.append(Reading(source=item.source, score=score if math.isfinite(score) else None, thresholds=(bound,)))
-    return tuple(found)
+    return (*found, *verdict.answer_readings)
 
 
 def _thresholds(plan: Plan, detector: str) -> tuple[Threshold, ...]:
     found: list[Threshold] = []
     for rule in plan.rules:
-        if rule.detector == detector:
-            if rule.at_least is not None:
-                bound = rule.at_least
-                found.append(Threshold(rule=rule.id, bound="at_least", value=bound.value, fpr=bound.fpr))
-            if rule.below is not None:
-                bound = rule.below
-                found.append(Threshold(rule=rule.id, bound="below", value=bound.value, fpr=bound.fpr))
+        for place, comparison in rule.comparisons:
+            if comparison.detector != detector:
+                continue
+            where = place or None
+            if comparison.at_least is not None:
+                bound = comparison.at_least
+                found.append(Threshold(rule=rule.id, bound="at_least", value=bound.value, fpr=bound.fpr, place=where))
+            if comparison.below is not None:
+                bound = comparison.below
+                found.append(Threshold(rule=rule.id, bound="below", value=bound.value, fpr=bound.fpr, place=where))
     return tuple(found)
 
 
@@ -174,7 +190,7 @@ def doses(
         request: the finished request.
         verdicts: its verdicts.
         attention: 1 or 0 per prompt column, per row.
-        fed_back: generated tokens that went through the model.
+        fed_back: generated tokens of each row that went through the model.
 
     Raises:
         GuidanceDidNotFireError: a count differs.
@@ -197,10 +213,10 @@ def _require_passes(request: GuidedRequest, fed_back: int) -> None:
 
     Steps that follow one another must not be counted by their sum alone: a pass too many would shift all later ones.
     """
-    for block, passes in request.decode_passes.items():
-        wanted = min(fed_back, request.decode_ends.get(block, fed_back))
+    for place, passes in request.decode_passes.items():
+        wanted = min(fed_back, request.decode_ends.get(place, fed_back))
         if passes != wanted:
-            raise _other_count(wanted, passes, f"decode steps at block {block}")
+            raise _other_count(wanted, passes, f"decode steps at {named(place)}")
 
 
 def _row_doses(
@@ -228,7 +244,7 @@ def _row_doses(
             Dose(
                 step=planned.id,
                 method=planned.method,
-                open_blocks=tuple(item.block for item, _, _ in entries),
+                open_blocks=tuple(sorted({item.block for item, _, _ in entries})),
                 coefficient=planned.coefficient,
                 positions=sum(found for _, found, _ in entries),
                 expected_positions=sum(wanted for _, _, wanted in entries),

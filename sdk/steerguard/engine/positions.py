@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from steerguard.guidance.intervention import Phases
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -37,12 +39,12 @@ def position_mask(positions: Positions, *, prompt_mask: Tensor, ends: Tensor, wi
     return in_prompt
 
 
-def changes_decode(positions: Positions) -> bool:
+def changes_decode(positions: Positions | Phases) -> bool:
     """Return whether generated tokens are changed when they are fed back."""
-    return positions != "prefill"
+    return positions.decode if isinstance(positions, Phases) else positions != "prefill"
 
 
-def expected_in_rule(positions: Positions, *, attention: list[int], end: int, fed_back: int) -> int:
+def expected_in_rule(positions: Positions | Phases, *, attention: list[int], end: int, fed_back: int) -> int:
     """Return how many positions of one open row must have been changed, from the returned sequence alone.
 
     Args:
@@ -51,6 +53,9 @@ def expected_in_rule(positions: Positions, *, attention: list[int], end: int, fe
         end: column of the end of the generation prompt.
         fed_back: generated tokens that went through the model, padding of finished rows included.
     """
+    if isinstance(positions, Phases):
+        answer = sum(attention[end + 1 :]) + fed_back
+        return sum(attention[:end]) * positions.prompt + positions.last + answer * positions.decode
     prompt = sum(attention)
     if positions == "all":
         return prompt + fed_back

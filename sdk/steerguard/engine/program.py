@@ -5,28 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from steerguard.engine.hooks import BlockInput, named, passing_order
+from steerguard.engine.operators import check_operator
 from steerguard.engine.verdict import DeviceRules
 from steerguard.errors import UnsupportedPlanError
+from steerguard.guidance.intervention import Operated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from steerguard.detect.linear_probe import LinearProbe
+    from steerguard.detect.probe import Probe
+    from steerguard.engine.hooks import Place
+    from steerguard.guidance.answer_watch import AnswerWatch
     from steerguard.guidance.intervention import Intervention
     from steerguard.plan.plan import Plan
-
-SUPPORTED_POINTS = frozenset({"resid_post"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BlockProgram:
-    """What happens at the output of one block, in this order: read, decide, change."""
+    """What happens at one block: its input is changed; at its output, in this order: read, decide, change."""
 
-    reads: tuple[tuple[LinearProbe, int], ...] = ()
+    reads: tuple[tuple[Probe, int], ...] = ()
     """Probes and the position in each of a part that reads this block."""
     decides: bool = False
     """Whether every detector has been read once this block is done."""
     interventions: tuple[Intervention, ...] = ()
+    """At the output, in the order in which they act."""
+    before: tuple[Intervention, ...] = ()
+    """At the input, in the order in which they act."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,10 +40,11 @@ class Program:
     """The bound plan."""
 
     plan: Plan
-    probes: tuple[LinearProbe, ...]
+    probes: tuple[Probe, ...]
     interventions: tuple[Intervention, ...]
     rules: DeviceRules
     blocks: dict[int, BlockProgram]
+    watches: tuple[AnswerWatch, ...] = ()
 
     @property
     def read_blocks(self) -> tuple[int, ...]:
@@ -45,40 +52,52 @@ class Program:
         return tuple(sorted(block for block, program in self.blocks.items() if program.reads))
 
     @property
+    def decides_late(self) -> bool:
+        """Whether something acts before every detector was read, so that the verdict needs a pass of its own."""
+        last = max(self.read_blocks, default=-1)
+        return any(passing_order(place_of(item)) < (last, True) for item in self.interventions)
+
+    @property
     def reads_prompt_mean(self) -> bool:
-        """Whether any detector reads the prompt mean."""
-        return any("prompt_mean" in probe.over for probe in self.probes)
+        """Whether any detector or answer watch reads the prompt mean."""
+        probes = (*self.probes, *(watch.probe for watch in self.watches))
+        return any("prompt_mean" in probe.over for probe in probes)
 
 
-def bind_program(plan: Plan, probes: Sequence[LinearProbe], interventions: Sequence[Intervention]) -> Program:
+def place_of(intervention: Intervention) -> Place:
+    """Return the place at which an intervention acts."""
+    return BlockInput(intervention.block) if intervention.point == "resid_pre" else intervention.block
+
+
+def bind_program(plan: Plan, probes: Sequence[Probe], interventions: Sequence[Intervention]) -> Program:
     """Arrange probes and interventions by block.
 
     Raises:
-        UnsupportedPlanError: the plan needs a probe prefill, or an intervention acts where this engine does not.
+        UnsupportedPlanError: an intervention acts at a point that its step did not declare, so the plan's passes and
+            cost would be wrong.
+        ArtifactFormatError: the tensors of an operator do not fit the model.
     """
-    if plan.cost.passes != 1:
-        raise UnsupportedPlanError(
-            "The plan needs two passes over the prompt, which this version cannot execute.",
-            expected="detectors that read blocks up to the first steered block",
-            found=f"detectors read up to block {max(b for d in plan.detectors for b in d.blocks)}, "
-            f"steering starts at block {min(b for s in plan.steps for b in s.blocks)}",
-            where=f"policy `{plan.policy_name}`",
-            next_step="Set `blocks` of the guidance entry to start at the detector's last block or later.",
-        )
-    for intervention in interventions:
-        if intervention.point not in SUPPORTED_POINTS:
+    declared = {step.id: step for step in plan.steps}
+    for item in interventions:
+        points = declared[item.step].points if item.step in declared else (item.point,)
+        if item.point not in points:
             raise UnsupportedPlanError(
-                f"This engine does not act at `{intervention.point}`.",
-                expected=", ".join(sorted(SUPPORTED_POINTS)),
-                where=f"guidance entry `{intervention.step}`",
+                f"Guidance entry `{item.step}` acts at `{item.point}`, which its plan does not say.",
+                expected=", ".join(points),
+                found=item.point,
+                where=item.source,
+                next_step="Declare the point in the footprint of the method.",
             )
+        if isinstance(item.schedule, Operated):
+            check_operator(item.schedule.operator, width=plan.model.hidden_size, where=item.source)
     last_read = max((block for probe in probes for block in probe.blocks), default=None)
     touched = {block for probe in probes for block in probe.blocks} | {item.block for item in interventions}
     blocks = {
         block: BlockProgram(
             reads=tuple((probe, index) for probe in probes for index, read in enumerate(probe.blocks) if read == block),
             decides=block == last_read,
-            interventions=tuple(item for item in interventions if item.block == block),
+            interventions=tuple(item for item in interventions if place_of(item) == block),
+            before=tuple(item for item in interventions if place_of(item) == BlockInput(block)),
         )
         for block in sorted(touched)
     }
@@ -88,4 +107,14 @@ def bind_program(plan: Plan, probes: Sequence[LinearProbe], interventions: Seque
         default_use=plan.default_use,
         steps=tuple(step.id for step in plan.steps),
     )
-    return Program(plan=plan, probes=tuple(probes), interventions=tuple(interventions), rules=rules, blocks=blocks)
+    program = Program(plan=plan, probes=tuple(probes), interventions=tuple(interventions), rules=rules, blocks=blocks)
+    if program.decides_late and plan.cost.passes == 1:
+        first = min((place_of(item) for item in interventions), key=passing_order)
+        raise UnsupportedPlanError(
+            "The plan takes one pass over the prompt, and what was bound needs two.",
+            expected=f"steering from block {last_read} on",
+            found=f"steering from {named(first)} on",
+            where=f"policy `{plan.policy_name}`",
+            next_step="Declare every steered block and point in the footprint of the method.",
+        )
+    return program

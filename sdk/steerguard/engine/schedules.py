@@ -1,4 +1,4 @@
-"""What a schedule adds at which position; on tensors and, independently, on the host.
+"""What a schedule does at which position; on tensors and, independently, on the host.
 
 A position is told from its number: 0 at the end of the generation prompt, -1, -2, ... before it, 1, 2, ... behind it,
 padding not counted. Token t of the answer, prefilled or generated, has the number t + 1 in every row.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from steerguard.engine.positions import changes_decode, expected_in_rule
-from steerguard.guidance.intervention import ByPhase, ByStep, Constant
+from steerguard.guidance.intervention import ByPhase, ByStep, Constant, Operated, Phases
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,7 @@ def position_numbers(*, prompt_mask: Tensor, ends: Tensor, width: int) -> tuple[
 
 
 def steady_vector(schedule: Schedule) -> Tensor | None:
-    """Return what every generated token gets alike; None when they get nothing or differ."""
+    """Return what every generated token gets alike; None when nothing is added to them, or not the same."""
     if isinstance(schedule, Constant):
         return schedule.vector if changes_decode(schedule.positions) else None
     return schedule.decode if isinstance(schedule, ByPhase) else None
@@ -78,7 +78,30 @@ def steady_vector(schedule: Schedule) -> Tensor | None:
 
 def changes_answer(schedule: Schedule) -> bool:
     """Return whether any generated token is changed when it is fed back."""
-    return bool(schedule.steps) if isinstance(schedule, ByStep) else steady_vector(schedule) is not None
+    if isinstance(schedule, (Constant, Operated)):
+        return changes_decode(schedule.positions)
+    return bool(schedule.steps) if isinstance(schedule, ByStep) else schedule.decode is not None
+
+
+def first_changed(schedule: Schedule, *, attention: list[int], end: int) -> int:
+    """Return the first prompt column of a row that an open gate would change; the prompt's width when there is none.
+
+    Args:
+        schedule: the schedule.
+        attention: 1 or 0 per prompt column.
+        end: column of the end of the generation prompt.
+    """
+    width, begin = len(attention), attention.index(1)
+    if isinstance(schedule, (ByPhase, ByStep)):
+        prompt, last = schedule.prompt is not None, schedule.last is not None
+    elif isinstance(schedule.positions, Phases):
+        prompt, last = schedule.positions.prompt, schedule.positions.last
+    else:
+        return {"decode": width, "last_prompt_token_and_decode": end}.get(schedule.positions, begin)
+    if prompt:
+        return begin
+    behind = end + 1 if changes_answer(schedule) else width
+    return end if last else behind
 
 
 def expected_positions(schedule: Schedule, *, attention: list[int], end: int, fed_back: int) -> int:
@@ -90,7 +113,7 @@ def expected_positions(schedule: Schedule, *, attention: list[int], end: int, fe
         end: column of the end of the generation prompt.
         fed_back: generated tokens that went through the model, padding of finished rows included.
     """
-    if isinstance(schedule, Constant):
+    if isinstance(schedule, (Constant, Operated)):
         return expected_in_rule(schedule.positions, attention=attention, end=end, fed_back=fed_back)
     answer = sum(attention[end + 1 :]) + fed_back
     if isinstance(schedule, ByPhase):

@@ -7,11 +7,15 @@ The host repeats the verdict afterwards, and the two must agree.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_, or_
 from typing import TYPE_CHECKING
 
 import torch
 
 from steerguard.decision import ACTION_ORDER
+from steerguard.engine.copies import any_copy
+from steerguard.policy.rules import PlannedAll, PlannedAny, PlannedComparison, PlannedNot
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from steerguard.decision import Action
-    from steerguard.policy.rules import PlannedRule
+    from steerguard.policy.rules import PlannedCondition, PlannedRule
 
 _RANK: dict[Action, int] = {action: rank for rank, action in enumerate(ACTION_ORDER)}
 _GUIDE = _RANK["guide"]
@@ -34,14 +38,15 @@ class DeviceRules:
     default_use: tuple[str, ...]
     steps: tuple[str, ...]
 
-    def open_rows(self, scores: Mapping[str, Tensor], *, eligible: Tensor) -> dict[str, Tensor]:
+    def open_rows(self, scores: Mapping[str, Tensor], *, eligible: Tensor, copies: int = 1) -> dict[str, Tensor]:
         """Return, per guidance step, the rows whose verdict selects it.
 
         Args:
             scores: float32 `[rows]` by detector id.
             eligible: bool `[rows]`; rows outside never open.
+            copies: rows per prompt; a rule that matches one copy matches all of them.
         """
-        matched = {rule.id: self._matches(rule, scores, eligible) for rule in self.rules}
+        matched = {rule.id: any_copy(self._matches(rule, scores, eligible), copies) for rule in self.rules}
         rank = torch.full(eligible.shape, _RANK[self.default_action], dtype=torch.int64, device=eligible.device)
         for rule in self.rules:
             rank = torch.where(matched[rule.id], rank.clamp(min=_RANK[rule.action]), rank)
@@ -58,12 +63,26 @@ class DeviceRules:
 
     @staticmethod
     def _matches(rule: PlannedRule, scores: Mapping[str, Tensor], eligible: Tensor) -> Tensor:
-        if rule.detector is None:
-            return torch.ones_like(eligible)
-        score = scores[rule.detector]
-        match = torch.ones_like(eligible)
-        if rule.at_least is not None:
-            match = match & (score >= rule.at_least.value)
-        if rule.below is not None:
-            match = match & (score < rule.below.value)
-        return match
+        return torch.ones_like(eligible) if rule.when is None else _holds(rule.when, scores, eligible)
+
+
+def _holds(condition: PlannedCondition, scores: Mapping[str, Tensor], eligible: Tensor) -> Tensor:
+    """Return the rows for which a condition is true, bool `[rows]`; what it says of a row that is not eligible is void.
+
+    Every part is evaluated for every row: nothing is cut short, so nothing waits for the device.
+    """
+    match condition:
+        case PlannedComparison(at_least=low, below=high):
+            score = scores[condition.detector].to(eligible.device)
+            match = torch.ones_like(eligible)
+            if low is not None:
+                match = match & (score >= low.value)
+            if high is not None:
+                match = match & (score < high.value)
+            return match
+        case PlannedAny(any_of=parts):
+            return reduce(or_, (_holds(part, scores, eligible) for part in parts), torch.zeros_like(eligible))
+        case PlannedAll(all_of=parts):
+            return reduce(and_, (_holds(part, scores, eligible) for part in parts), torch.ones_like(eligible))
+        case PlannedNot(negated=part):
+            return ~_holds(part, scores, eligible)

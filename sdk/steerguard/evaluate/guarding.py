@@ -9,9 +9,10 @@ from typing import Any
 from steerguard.audit.log import AuditLog
 from steerguard.errors import EvaluationError
 from steerguard.evaluate.result import UNGUIDED, EvaluatedRun, RunThreshold
+from steerguard.methods.bounds import decimal_text
 from steerguard.plan.plan import Plan
 from steerguard.policy.document import Policy
-from steerguard.policy.numbers import decimal_text
+from steerguard.policy.rules import PlannedComparison
 from steerguard.registry.store import ArtifactStore
 from steerguard.wrapping import unwrap, wrap
 
@@ -73,12 +74,13 @@ def described_run(plan: Plan) -> EvaluatedRun:
         thresholds=tuple(
             RunThreshold(
                 rule=rule.id,
-                detector=rule.detector,
+                detector=rule.when.detector,
                 action=rule.action,
-                value=decimal_text(rule.at_least.value),
-                fpr=rule.at_least.fpr,
+                value=decimal_text(rule.when.at_least.value),
+                fpr=rule.when.at_least.fpr,
             )
             for rule in plan.rules
-            if rule.detector is not None and rule.at_least is not None
+            # A rule of several comparisons has no threshold of its own that a share of prompts could reach.
+            if isinstance(rule.when, PlannedComparison) and rule.when.at_least is not None
         ),
     )

@@ -23,9 +23,9 @@ from steerguard.evaluate.result import UNGUIDED, EvaluatedModel, EvaluatedRun, E
 from steerguard.evaluate.run_settings import require_same, store_settings, stored_settings
 from steerguard.evaluate.speed import SpeedMeter
 from steerguard.evaluate.throughput import find_batch_size
+from steerguard.methods.bounds import decimal_text
 from steerguard.models.inspect import inspect_model
 from steerguard.policy.document import Policy
-from steerguard.policy.numbers import decimal_text
 from steerguard.registry.store import ArtifactStore
 from steerguard.version import __version__
 

@@ -15,7 +15,7 @@ from steerguard.evaluate.batches import BatchJob
 from steerguard.evaluate.prompt_files import Conversation, PromptSet
 from steerguard.evaluate.result import UNGUIDED
 from steerguard.evaluate.rows import EvaluatedRow
-from steerguard.policy.numbers import decimal_text
+from steerguard.methods.bounds import decimal_text
 
 Perplexity = Callable[[Sequence[Conversation], Sequence[str | None], Sequence[Sequence[int]]], Sequence[float]]
 """Conversations, prefills and answer ids without the end token, to one perplexity per answer."""

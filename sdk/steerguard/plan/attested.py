@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from steerguard.models.facts import ModelFacts
-    from steerguard.policy.document import LinearProbeDetector, Policy
+    from steerguard.policy.document import Policy, ProbeDetector
     from steerguard.registry.store import PinnedManifest
 
 
@@ -52,9 +52,7 @@ def attested_calibrations(
     }
 
 
-def _attested(
-    policy: Policy, detector: LinearProbeDetector, pin: PinnedManifest, facts: ModelFacts
-) -> AttestedCalibration:
+def _attested(policy: Policy, detector: ProbeDetector, pin: PinnedManifest, facts: ModelFacts) -> AttestedCalibration:
     assert detector.calibration is not None
     path = policy.path_of(detector.calibration.file)
     where = f"detector `{detector.id}`: calibration: {path}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from steerguard.artifacts.paths import CALIBRATION
 from steerguard.artifacts.probe_params import probe_parts
-from steerguard.errors import BudgetInfeasibleError, CalibrationError, IncompatibleModelError, UnsupportedPlanError
+from steerguard.errors import BudgetInfeasibleError, IncompatibleModelError, UnsupportedPlanError
+from steerguard.methods.bounds import CalibratedBound
 from steerguard.methods.catalog import method_named
 from steerguard.plan.cost import CostFormula, SteeredBlock, steering_cost
 from steerguard.plan.plan import (
@@ -20,18 +20,16 @@ from steerguard.plan.plan import (
     PlannedStep,
     UnrecognisedPrompt,
 )
+from steerguard.plan.planned_rules import planned_rule, planned_threshold
 from steerguard.plan.resolve import ResolvedArtifact
-from steerguard.policy.document import LinearProbeDetector
 from steerguard.policy.failure import Loosening
-from steerguard.policy.rule_documents import CalibratedBound, ScoreCondition
-from steerguard.policy.rules import PlannedBound, PlannedRule
+from steerguard.policy.rule_documents import comparisons
 
 if TYPE_CHECKING:
-    from steerguard.artifacts.calibration import Calibration
     from steerguard.methods.spec import GuidanceSpec
     from steerguard.models.facts import ModelFacts
-    from steerguard.policy.document import Policy
-    from steerguard.policy.rule_documents import Bound, Rule
+    from steerguard.policy.document import Policy, ProbeDetector
+    from steerguard.policy.rules import PlannedBound
 
 MEBIBYTE = 1024 * 1024
 
@@ -63,10 +61,10 @@ def compile_plan(
     detectors = tuple(
         _planned_detector(policy, detector, artifacts[detector.artifact]) for detector in policy.detectors
     )
-    steps = tuple(_planned_step(spec, facts, artifacts) for spec in policy.guidance)
+    steps = tuple(planned_step(spec, facts, artifacts) for spec in policy.guidance)
     by_id = {detector.id: (detector, artifacts[detector.artifact]) for detector in policy.detectors}
-    rules = tuple(_planned_rule(rule, by_id) for rule in policy.rules)
-    cost = _cost(detectors, steps, facts)
+    rules = tuple(planned_rule(rule, by_id) for rule in policy.rules)
+    cost = cost_of(detectors, steps, facts)
     plan = Plan(
         policy_name=policy.metadata.name,
         policy_version=policy.metadata.version,
@@ -81,17 +79,13 @@ def compile_plan(
         unrecognised_prompt=_unrecognised(policy),
         refusal_template=policy.refusal.template,
         audit_content="none" if policy.audit.content == "none" else "hmac",
+        streaming=policy.streaming.strategy,
         max_extra_memory_bytes=_mebibytes(policy.budget.max_extra_memory_mib),
         max_extra_forward_tokens=policy.budget.max_extra_forward_tokens,
         cost=cost,
     )
     _check_budget(plan)
     return plan
-
-
-def float32(value: float) -> float:
-    """Return the nearest float32, so that host and device compare a score with the same number."""
-    return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
 def _check_modalities(policy: Policy, facts: ModelFacts) -> None:
@@ -125,8 +119,6 @@ def check_supported(policy: Policy) -> None:
         raise _unsupported("`on_exceeded: fallback`", "budget.on_exceeded")
     if policy.audit.content == "encrypted":
         raise _unsupported("`audit.content: encrypted`", "audit.content")
-    if policy.streaming.strategy != "buffer":
-        raise _unsupported(f"`streaming.strategy: {policy.streaming.strategy}`", "streaming.strategy")
 
 
 def _unsupported(what: str, where: str) -> UnsupportedPlanError:
@@ -144,8 +136,17 @@ def _pin(artifact: ResolvedArtifact) -> PinnedArtifact:
     )
 
 
-def _planned_detector(policy: Policy, detector: LinearProbeDetector, artifact: ResolvedArtifact) -> PlannedDetector:
-    parts = probe_parts(artifact.pin.manifest)
+def _planned_detector(policy: Policy, detector: ProbeDetector, artifact: ResolvedArtifact) -> PlannedDetector:
+    manifest = artifact.pin.manifest
+    parts = probe_parts(manifest)
+    if manifest.method != detector.type:
+        raise UnsupportedPlanError(
+            f"Detector `{detector.id}` is of type `{detector.type}`, and its artifact is of another method.",
+            expected=f"an artifact of method `{detector.type}`",
+            found=f"{manifest.reference} of method `{manifest.method}`",
+            where=f"detector `{detector.id}`",
+            next_step=f"Write `type: {manifest.method}`, or name an artifact of method `{detector.type}`.",
+        )
     return PlannedDetector(
         id=detector.id,
         type=detector.type,
@@ -156,7 +157,14 @@ def _planned_detector(policy: Policy, detector: LinearProbeDetector, artifact: R
     )
 
 
-def _planned_step(spec: GuidanceSpec, facts: ModelFacts, artifacts: Mapping[str, ResolvedArtifact]) -> PlannedStep:
+def planned_step(spec: GuidanceSpec, facts: ModelFacts, artifacts: Mapping[str, ResolvedArtifact]) -> PlannedStep:
+    """Return the plan of one guidance entry.
+
+    Raises:
+        UnsupportedPlanError: the method declares no footprint, or an artifact is of another method.
+        IncompatibleModelError: a block does not exist.
+        ArtifactFormatError: a manifest's `params` are malformed.
+    """
     needs = {need.role: artifacts[need.reference] for need in spec.artifact_needs()}
     _check_methods(spec, artifacts)
     footprint = spec.footprint({role: artifact.pin.manifest.params for role, artifact in needs.items()})
@@ -183,15 +191,27 @@ def _planned_step(spec: GuidanceSpec, facts: ModelFacts, artifacts: Mapping[str,
         schedule_steps=footprint.steps,
         coefficient=repr(float(getattr(spec, "coefficient", 1.0))),
         strength=footprint.strength,
+        operator=footprint.operator,
+        points=footprint.points,
+        rank=footprint.rank,
+        answer_blocks=footprint.answer_blocks,
+        kept_reads=footprint.kept_reads,
+        threshold=_threshold(spec, needs),
     )
 
 
+def _threshold(spec: GuidanceSpec, needs: Mapping[str, ResolvedArtifact]) -> PlannedBound | None:
+    """Return the resolved threshold of a step that reads answers; None for every other step."""
+    bound = getattr(spec, "threshold", None)
+    return None if bound is None else planned_threshold(bound, needs["probe"], f"guidance entry `{spec.id}`")
+
+
 def _planned_calibration(
-    policy: Policy, detector: LinearProbeDetector, artifact: ResolvedArtifact
+    policy: Policy, detector: ProbeDetector, artifact: ResolvedArtifact
 ) -> PlannedCalibration | None:
     """Return where the detector's rates come from; None when no rule states one, or when there is nothing."""
-    conditions = [rule.when for rule in policy.rules if isinstance(rule.when, ScoreCondition)]
-    scores = [condition.score for condition in conditions if condition.detector == detector.id]
+    compared = [comparison for rule in policy.rules for _, comparison in comparisons(rule.when)]
+    scores = [comparison.score for comparison in compared if comparison.detector == detector.id]
     if not any(isinstance(bound, CalibratedBound) for score in scores for bound in (score.at_least, score.below)):
         return None
     attested = artifact.attested.get(detector.id)
@@ -201,9 +221,6 @@ def _planned_calibration(
     if artifact.calibration is None or entry is None:
         return None
     return PlannedCalibration(origin="artifact", digest=f"sha256:{entry.sha256}", n=artifact.calibration.n)
-
-
-_Detectors = Mapping[str, tuple[LinearProbeDetector, ResolvedArtifact]]
 
 
 def _check_methods(spec: GuidanceSpec, artifacts: Mapping[str, ResolvedArtifact]) -> None:
@@ -219,73 +236,37 @@ def _check_methods(spec: GuidanceSpec, artifacts: Mapping[str, ResolvedArtifact]
             )
 
 
-def _planned_rule(rule: Rule, detectors: _Detectors) -> PlannedRule:
-    detector = rule.when.detector
-    score = rule.when.score
-    if detector is None or score is None:
-        return PlannedRule(
-            id=rule.id, detector=None, at_least=None, below=None, action=rule.then.action, use=tuple(rule.then.use)
-        )
-    return PlannedRule(
-        id=rule.id,
-        detector=detector,
-        at_least=_bound(score.at_least, *detectors[detector], f"rule `{rule.id}`"),
-        below=_bound(score.below, *detectors[detector], f"rule `{rule.id}`"),
-        action=rule.then.action,
-        use=tuple(rule.then.use),
-    )
-
-
-def _bound(
-    bound: Bound | None, detector: LinearProbeDetector, artifact: ResolvedArtifact, where: str
-) -> PlannedBound | None:
-    if bound is None:
-        return None
-    if bound.value is not None:
-        return PlannedBound(value=float32(bound.value), fpr=None)
-    calibration = _calibration(detector, artifact, where)
-    return PlannedBound(value=float32(calibration.threshold(bound.fpr)), fpr=bound.fpr_text)
-
-
-def _calibration(detector: LinearProbeDetector, artifact: ResolvedArtifact, where: str) -> Calibration:
-    pin = artifact.pin
-    if detector.calibration is not None:
-        attested = artifact.attested.get(detector.id)
-        if attested is None:
-            # Never the artifact's own in place of what the policy names.
-            raise CalibrationError(
-                "The calibration that the policy names was not resolved.",
-                where=f"detector `{detector.id}`",
-                expected=detector.calibration.file,
-                found="nothing",
-                next_step="Resolve the artifacts of this very policy with resolve_artifacts.",
-            )
-        return attested.calibration
-    if artifact.calibration is None:
-        raise CalibrationError(
-            "A calibrated threshold needs a calibration, and the artifact has none.",
-            expected="calibration.json in the artifact, or `calibration` in the detector",
-            found=f"{pin.family}/{pin.variant}@{pin.version} without one",
-            where=where,
-            next_step="Write the threshold as {value: x}, or build the artifact with calibration prompts.",
-        )
-    return artifact.calibration
-
-
-def _cost(detectors: tuple[PlannedDetector, ...], steps: tuple[PlannedStep, ...], facts: ModelFacts) -> CostFormula:
-    """Return the cost formula; a verdict that needs a block above the first steered one costs a second pass."""
-    verdict_blocks = {block for detector in detectors for block in detector.blocks}
+def cost_of(detectors: tuple[PlannedDetector, ...], steps: tuple[PlannedStep, ...], facts: ModelFacts) -> CostFormula:
+    """Return the cost formula; a verdict that needs a block behind the first steered place costs a second pass."""
     steered = tuple(
-        SteeredBlock(block=block, schedule=step.schedule, steps=step.schedule_steps)
+        SteeredBlock(
+            block=block,
+            point=point,
+            schedule=step.schedule,
+            steps=step.schedule_steps,
+            operator=step.operator,
+            rank=step.rank,
+        )
         for step in steps
         for block in step.blocks
+        for point in step.points
     )
-    first = min((entry.block for entry in steered), default=None)
-    passes: Literal[1, 2] = 2 if first is not None and verdict_blocks and max(verdict_blocks) > first else 1
+    # The input of a block is reached when the block before it was read.
+    first = min((entry.block - (entry.point == "resid_pre") for entry in steered), default=None)
+    last_read = max((block for detector in detectors for block in detector.blocks), default=None)
+    passes: Literal[1, 2] = 2 if first is not None and last_read is not None and last_read > first else 1
+    late = {name for step in steps for name in step.spec.opened_entries()}
     reads = [block for detector in detectors for block in detector.blocks]
     reads += [block for step in steps for block in step.read_blocks]
     return steering_cost(
-        passes=passes, reads=tuple(reads), steered=steered, hidden_size=facts.hidden_size, dtype=facts.dtype
+        passes=passes,
+        reads=tuple(reads),
+        steered=steered,
+        hidden_size=facts.hidden_size,
+        dtype=facts.dtype,
+        answer_reads=tuple(step.answer_blocks for step in steps if step.answer_blocks),
+        kept_reads=sum(step.kept_reads for step in steps),
+        opened_late=len({block for step in steps if step.id in late for block in step.blocks}),
     )
 
 
@@ -299,7 +280,7 @@ def _check_budget(plan: Plan) -> None:
             where="budget.max_extra_memory_mib",
             next_step="Raise the budget or steer fewer blocks.",
         )
-    per_prompt_token = plan.cost.extra_forward_tokens(1, opened=True)
+    per_prompt_token = plan.cost.extra_forward_tokens(1)
     if plan.max_extra_forward_tokens is not None and per_prompt_token > plan.max_extra_forward_tokens:
         raise BudgetInfeasibleError(
             "The plan reads each prompt twice, and the budget allows no extra forward token.",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from steerguard.policy.rules import PlannedAll, PlannedAny, PlannedComparison, PlannedNot
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from steerguard.plan.plan import Plan, PlannedDetector, PlannedStep
-    from steerguard.policy.rules import PlannedBound, PlannedRule
+    from steerguard.policy.rules import PlannedBound, PlannedCondition, PlannedRule
 
 
 def describe(plan: Plan) -> tuple[str, ...]:
@@ -47,12 +49,29 @@ def _reads(detector: PlannedDetector) -> str:
 
 def _rule(rule: PlannedRule) -> str:
     outcome = f"{rule.action} with {', '.join(rule.use)}" if rule.use else rule.action
-    if rule.detector is None:
+    if rule.when is None:
         return f"Rule {rule.id}: always {outcome}."
-    bounds = [
-        f"{words} {_bound(bound)}" for words, bound in (("at least", rule.at_least), ("below", rule.below)) if bound
-    ]
-    return f"Rule {rule.id}: when {rule.detector} reads {' and '.join(bounds)}, {outcome}."
+    return f"Rule {rule.id}: when {_condition(rule.when)}, {outcome}."
+
+
+def _condition(condition: PlannedCondition) -> str:
+    match condition:
+        case PlannedAny(any_of=parts):
+            return " or ".join(_part(part, among=len(parts)) for part in parts)
+        case PlannedAll(all_of=parts):
+            return " and ".join(_part(part, among=len(parts)) for part in parts)
+        case PlannedNot(negated=part):
+            return f"it is not true that {_part(part, among=2)}"
+        case PlannedComparison(at_least=low, below=high):
+            bounds = [f"{words} {_bound(bound)}" for words, bound in (("at least", low), ("below", high)) if bound]
+            return f"{condition.detector} reads {' and '.join(bounds)}"
+
+
+def _part(condition: PlannedCondition, *, among: int) -> str:
+    """Return a condition as one of several, in parentheses where `and` and `or` could be read in another order."""
+    text = _condition(condition)
+    simple = isinstance(condition, PlannedComparison) and (condition.at_least is None or condition.below is None)
+    return text if simple or among == 1 else f"({text})"
 
 
 def _bound(bound: PlannedBound) -> str:
@@ -61,11 +80,26 @@ def _bound(bound: PlannedBound) -> str:
 
 
 def _step(step: PlannedStep) -> str:
+    if not step.blocks:
+        return f"Step {step.id}: {step.method} {step.spec.summary()}{_threshold(step)}."
     gates = " where the block's own gate opens too" if step.read_blocks else ""
     return (
-        f"Step {step.id}: {step.method} changes blocks {_blocks(step.blocks)} {_when(step)}, "
+        f"Step {step.id}: {step.method} {_change(step)} {_blocks(step.blocks)} {_when(step)}, "
         f"coefficient {step.coefficient} times calibrated strength {step.strength}{gates}."
     )
+
+
+def _threshold(step: PlannedStep) -> str:
+    return "" if step.threshold is None else f", which is {step.threshold.value:.4f}"
+
+
+def _change(step: PlannedStep) -> str:
+    """Say what is done where: `changes blocks` for additions to outputs."""
+    if step.operator == "add" and step.points == ("resid_post",):
+        return "changes blocks"
+    verbs = {"add": "adds to", "ablate": "ablates", "clamp": "clamps", "affine": "maps"}
+    names = {"resid_pre": "the input", "resid_post": "the output"}
+    return f"{verbs[step.operator]} {' and '.join(names[point] for point in step.points)} of blocks"
 
 
 def _when(step: PlannedStep) -> str:
@@ -85,13 +119,15 @@ def _cost(plan: Plan) -> Iterator[str]:
         yield "One pass: the verdict falls inside the prompt's own forward pass; no extra forward token."
     else:
         yield (
-            "Two passes: the verdict needs a block above the first steered one, so a prompt whose gate opens is read "
-            "twice. This version cannot execute such a plan; steer from the detector's last block on."
+            "Two passes: the verdict needs a block behind the first steered place, so every prompt is read once before "
+            "its own forward pass; one extra forward token per prompt token."
         )
     yield (
         f"Hooked blocks: {cost.hooked_blocks_prefill} while the prompt is read; then {cost.hooked_blocks_open} while "
         f"any gate of the batch is open{_ending(plan)}, none otherwise."
     )
+    if cost.hooked_blocks_reading:
+        yield f"Read at generated tokens: {cost.hooked_blocks_reading} blocks, while the answer of any row is watched."
     yield "Limits on candidates and added latency bind search methods; this plan only steers."
     yield f"Added memory: {cost.resident_bytes} bytes, and {cost.bytes_per_row} bytes per row of a running request."
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from steerguard.methods.spec import GuidanceSpec
     from steerguard.models.facts import ModelFacts
     from steerguard.plan.cost import CostFormula
-    from steerguard.policy.rules import PlannedRule
+    from steerguard.policy.limits import Strategy
+    from steerguard.policy.rules import PlannedBound, PlannedRule
 
 Mode = Literal["enforce", "monitor", "off"]
 """`enforce`: act. `monitor`: detect and record, change nothing. `off`: record that guidance is off."""
@@ -91,6 +92,18 @@ class PlannedStep:
     """How many generated tokens have a vector of their own; `by_step` only."""
     coefficient: str
     strength: str
+    operator: str = "add"
+    """What is done: `add`, `ablate`, `clamp` or `affine`."""
+    points: tuple[str, ...] = ("resid_post",)
+    """Where in each steered block: `resid_pre` is its input, `resid_post` its output."""
+    rank: int | None = None
+    """Rank of the map; `affine` only."""
+    answer_blocks: tuple[int, ...] = ()
+    """Decoder blocks that the step reads at generated tokens."""
+    kept_reads: int = 0
+    """How many earlier reads of its answer a row keeps."""
+    threshold: PlannedBound | None = None
+    """Score at which a step that reads answers acts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +140,8 @@ class Plan:
     unrecognised_prompt: UnrecognisedPrompt
     refusal_template: str
     audit_content: Literal["none", "hmac"]
+    streaming: Strategy
+    """When tokens of a streamed answer leave."""
     max_extra_memory_bytes: int | None
     max_extra_forward_tokens: int | None
     cost: CostFormula

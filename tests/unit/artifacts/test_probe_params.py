@@ -7,16 +7,25 @@ from types import SimpleNamespace
 import pytest
 
 from steerguard.artifacts.manifest import KNOWN_FEATURES
-from steerguard.artifacts.probe_params import PROMPT_MEAN_FEATURE, probe_params, probe_parts
+from steerguard.artifacts.probe_params import (
+    COSINE_FEATURE,
+    PROMPT_MEAN_FEATURE,
+    probe_params,
+    probe_parts,
+    similarity_of,
+)
 from steerguard.errors import ArtifactFormatError
 
 PARTS = ((12, "prompt_mean"), (15, "end"), (16, "end"), (16, "prompt_mean"))
 MEANS = ("probe.linear", PROMPT_MEAN_FEATURE)
 
 
-def manifest(params, features=("probe.linear",)):
+def manifest(params, features=("probe.linear",), method="linear_probe"):
     return SimpleNamespace(
-        params=params, requires=SimpleNamespace(features=features), base=SimpleNamespace(num_blocks=30)
+        params=params,
+        requires=SimpleNamespace(features=features),
+        base=SimpleNamespace(num_blocks=30),
+        method=method,
     )
 
 
@@ -69,3 +78,21 @@ def test_the_feature_is_required_exactly_when_it_is_used(over, features):
 
 def test_this_version_knows_the_feature():
     assert PROMPT_MEAN_FEATURE in KNOWN_FEATURES
+
+
+@pytest.mark.parametrize(
+    ("method", "features"), [("cosine", ("probe.linear",)), ("linear_probe", ("probe.linear", COSINE_FEATURE))]
+)
+def test_the_cosine_feature_is_required_exactly_with_the_method(method, features):
+    params = {"blocks": [15], "similarity": "direction"}
+    assert COSINE_FEATURE in KNOWN_FEATURES
+    with pytest.raises(ArtifactFormatError, match=COSINE_FEATURE):
+        probe_parts(manifest(params, features, method))
+    assert probe_parts(manifest(params, (COSINE_FEATURE,), "cosine")) == ((15, "end"),)
+
+
+@pytest.mark.parametrize("stated", [None, "tanh", 1])
+def test_a_similarity_that_is_not_known_is_refused(stated):
+    assert similarity_of(manifest({"similarity": "tanh_projection"})) == "tanh_projection"
+    with pytest.raises(ArtifactFormatError, match="similarity"):
+        similarity_of(manifest({"similarity": stated} if stated is not None else {}))

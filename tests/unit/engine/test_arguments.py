@@ -15,42 +15,38 @@ from tests.guarded_models import (
     state_of,
     tokenizer,
 )
-from transformers import DynamicCache, GenerationConfig, TextStreamer
+from transformers import DynamicCache, GenerationConfig
 from transformers.generation import GenerationMixin
 
 import steerguard
-from steerguard.engine.arguments import GUIDED_SETTINGS
+from steerguard.engine.arguments import GUIDED_SETTINGS, check_cache
 from steerguard.errors import UnguidedForwardError, UnsupportedGenerationError
 
 BATCH = prompts(2)
 
 ASKED = {
-    "num_beams": {"num_beams": 2},
-    "num_return_sequences": {"num_return_sequences": 2, "do_sample": True},
-    "streamer": {"streamer": TextStreamer(tokenizer())},
+    "num_beam_groups": {"num_beam_groups": 2, "num_beams": 4},
+    "low_memory": {"low_memory": True, "num_beams": 2},
+    "streamer": {"streamer": object()},
     "assistant_model": {"assistant_model": "assistant"},
     "prompt_lookup_num_tokens": {"prompt_lookup_num_tokens": 3},
     "assistant_early_exit": {"assistant_early_exit": 1},
     "custom_generate": {"custom_generate": "some/repository"},
     "custom_generate ": {"custom_generate": lambda *_, **__: torch.zeros(1)},
-    "cache_implementation": {"cache_implementation": "static"},
+    "cache_implementation": {"cache_implementation": "offloaded_static"},
     "cache_implementation ": {"cache_implementation": "quantized"},
     "cache_implementation  ": {"cache_implementation": "paged"},
     "cache_implementation   ": {"cache_implementation": "offloaded"},
-    "prefill_chunk_size": {"prefill_chunk_size": 4},
+    "prefill_chunk_size": {"prefill_chunk_size": 0},
     "past_key_values": {"past_key_values": DynamicCache()},
     "inputs_embeds": {"inputs_embeds": torch.zeros(2, 5, 32)},
     "guidance_scale": {"guidance_scale": 2.0},
     "negative_prompt_ids": {"negative_prompt_ids": BATCH["input_ids"]},
-    "output_scores": {"output_scores": True, "return_dict_in_generate": True},
-    "output_logits": {"output_logits": True, "return_dict_in_generate": True},
-    "output_attentions": {"output_attentions": True, "return_dict_in_generate": True},
-    "output_hidden_states": {"output_hidden_states": True, "return_dict_in_generate": True},
     "penalty_alpha": {"penalty_alpha": 0.6, "top_k": 4},
     "dola_layers": {"dola_layers": "low"},
     "constraints": {"constraints": ["x"]},
     "token_healing": {"token_healing": True, "tokenizer": tokenizer()},
-    "pixel_values": {"pixel_values": torch.zeros(1)},
+    "audio_values": {"audio_values": torch.zeros(1)},
     "synced_gpus": {"synced_gpus": True},
     "trust_remote_code": {"trust_remote_code": True},
     "a_setting_of_the_future": {"a_setting_of_the_future": 1},
@@ -68,7 +64,9 @@ def test_an_unsupported_way_of_generating_raises_by_name_and_leaves_no_trace(nam
         assert state_of(wrapped) == before
 
 
-@pytest.mark.parametrize("settings", [{"num_beams": 3}, {"cache_implementation": "static"}, {"guidance_scale": 1.5}])
+@pytest.mark.parametrize(
+    "settings", [{"dola_layers": "low"}, {"cache_implementation": "offloaded"}, {"guidance_scale": 1.5}]
+)
 def test_a_generation_config_does_not_smuggle_a_setting_past_the_guard(settings):
     model = fresh_model()
     with guarded(model, policy(1e6), registry=registry_for(shared_model())) as wrapped:
@@ -86,8 +84,10 @@ def test_positional_arguments_are_checked_like_named_ones():
         config = GenerationConfig(max_new_tokens=2, pad_token_id=0, eos_token_id=2)
         plain = wrapped.generate(BATCH["input_ids"], config, attention_mask=BATCH["attention_mask"])
         assert plain.shape[0] == 2
-        with pytest.raises(UnsupportedGenerationError, match="num_beams"):
-            wrapped.generate(BATCH["input_ids"], GenerationConfig(num_beams=2, max_new_tokens=2))
+        with pytest.raises(UnsupportedGenerationError, match="guidance_scale"):
+            wrapped.generate(BATCH["input_ids"], GenerationConfig(guidance_scale=2.0, max_new_tokens=2))
+        with pytest.raises(UnsupportedGenerationError, match="streamer"):
+            wrapped.generate(BATCH["input_ids"], None, None, None, None, None, None, "a streamer", max_new_tokens=2)
 
 
 def test_every_other_setting_at_its_default_or_guided_is_accepted():
@@ -107,13 +107,13 @@ def test_every_other_setting_at_its_default_or_guided_is_accepted():
         "use_cache": True,
         "renormalize_logits": True,
     }
-    assert set(guided) - {"num_beams", "num_return_sequences"} <= GUIDED_SETTINGS
+    assert set(guided) <= GUIDED_SETTINGS
     with guarded(shared_model(), policy(-1e6)) as wrapped:
         tokens = wrapped.generate(**BATCH, max_new_tokens=4, do_sample=True, **guided)
     assert tokens.shape[0] == 2
 
 
-@pytest.mark.parametrize("method", ["generate_batch", "init_continuous_batching", "_beam_search", "_assisted_decoding"])
+@pytest.mark.parametrize("method", ["generate_batch", "init_continuous_batching", "_assisted_decoding"])
 def test_other_doors_to_generation_raise_by_name(method):
     with guarded(shared_model(), policy(1e6)) as wrapped, pytest.raises(UnsupportedGenerationError, match=method):
         getattr(wrapped, method)([[1, 2, 3]])
@@ -148,6 +148,12 @@ def test_a_static_cache_cannot_come_in_through_the_model_inputs():
         pytest.raises(UnsupportedGenerationError, match="past_key_values"),
     ):
         wrapped.generate(**BATCH, past_key_values=(), max_new_tokens=2)
+
+
+def test_a_cache_of_fixed_size_is_refused_where_transformers_would_compile_the_forward_pass():
+    check_cache("static", compiles=False)
+    with pytest.raises(UnsupportedGenerationError, match="static"):
+        check_cache("static", compiles=True)
 
 
 def test_nothing_of_the_prompt_is_in_the_message():

@@ -9,7 +9,16 @@ import torch
 from torch import nn
 
 from steerguard.engine.active import activity
-from steerguard.engine.hooks import BlockHooks, adding_hook, reading_hook, stepping_hook
+from steerguard.engine.hooks import (
+    BlockHooks,
+    BlockInput,
+    adding_hook,
+    changing_hook,
+    entering_hook,
+    reading_hook,
+    stepping_hook,
+)
+from steerguard.errors import GuidanceDidNotFireError
 
 
 class Request:
@@ -23,6 +32,9 @@ class Request:
 
     def at_block(self, block, hidden):
         return None if block == 0 else hidden + block
+
+    def before_block(self, block, hidden):
+        return self.at_block(block, hidden)
 
 
 def _blocks(count=3):
@@ -140,3 +152,57 @@ def test_a_stepping_hook_counts_every_position_of_a_pass():
     with activity(request):
         stepping_hook(request, 1, [torch.ones(2, 1, 4)], None, passes)(None, (), torch.zeros(2, 3, 4))
     assert passes == {1: 3}
+
+
+def test_inputs_and_outputs_of_a_block_are_places_of_their_own():
+    hooks, blocks = _blocks()
+    installed = hooks.install({BlockInput(1): lambda *_: None, 1: _hook, BlockInput(2): lambda *_: None})
+    assert _installed(blocks) == [0, 1, 0]
+    assert [len(block._forward_pre_hooks) for block in blocks] == [0, 1, 1]
+    assert hooks.installed == (1, 2)
+    installed.remove(keep=[BlockInput(1)])
+    assert hooks.installed == (1,)
+    assert [len(block._forward_pre_hooks) for block in blocks] == [0, 1, 0]
+    installed.remove()
+    assert hooks.installed == ()
+    assert not any(block._forward_pre_hooks_with_kwargs for block in blocks)
+
+
+@pytest.mark.parametrize("by_name", [False, True], ids=["by position", "by name"])
+def test_an_entering_hook_changes_the_hidden_states_and_nothing_else_for_its_own_request_only(by_name):
+    request, hidden, kept = Request(), torch.zeros(2, 1, 4), object()
+    arguments, named = ((), {"hidden_states": hidden, "mask": kept}) if by_name else ((hidden, kept), {"cache": kept})
+    stages = [lambda _step, states: states + 1, lambda step, states: states + step]
+    passes = {BlockInput(1): 0}
+    for hook in (entering_hook(request, 1), changing_hook(request, BlockInput(1), stages, passes)):
+        assert hook(None, arguments, named) is None
+        with activity(request):
+            found, found_named = hook(None, arguments, named)
+        states = found_named["hidden_states"] if by_name else found[0]
+        assert torch.equal(states, torch.ones(2, 1, 4))
+        assert (found_named["mask"] if by_name else found[1]) is kept
+        assert torch.equal(hidden, torch.zeros(2, 1, 4))
+    assert passes == {BlockInput(1): 1}
+    with activity(request):
+        assert entering_hook(request, 0)(None, arguments, named) is None
+
+
+def test_a_block_that_is_called_without_hidden_states_raises():
+    request = Request()
+    with activity(request), pytest.raises(GuidanceDidNotFireError, match="input of block 1"):
+        entering_hook(request, 1)(None, (), {"states": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("in_tuple", [False, True], ids=["tensor", "tuple"])
+def test_a_changing_hook_runs_its_stages_in_order_and_counts_positions(in_tuple):
+    request, passes, kept = Request(), {1: 0}, object()
+    stages = [lambda _step, states: states + 1, lambda step, states: states * (step + 2)]
+    hidden = torch.zeros(2, 3, 4)
+    hook = changing_hook(request, 1, stages, passes)
+    assert hook(None, (), hidden) is None
+    with activity(request):
+        for wanted in (2.0, 5.0):
+            changed = hook(None, (), (hidden, kept) if in_tuple else hidden)
+            assert not in_tuple or changed[1] is kept
+            assert (changed[0] if in_tuple else changed).unique().item() == wanted
+    assert passes == {1: 6}

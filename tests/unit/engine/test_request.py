@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.guarded_models import SCHEDULES, guarded, policy, prompts, registry_for, run, shared_model
+from tests.guarded_models import SCHEDULES, blocks_of, guarded, policy, prompts, registry_for, run, shared_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from steerguard.engine.active import activity
-from steerguard.engine.loop import GuidedLoop
+from steerguard.engine.loop import GuidedLoop, LoopSettings
 from steerguard.engine.request import GuidedRequest
 from steerguard.errors import GuidanceDidNotFireError
 
+SAMPLING = LoopSettings(
+    prompt_width=24, limit=12, samples=True, beams=False, copies=1, answers=1, pad=0, end_ids=(2,), records_states=False
+)
 WAITS = (
     torch.ops.aten._local_scalar_dense.default,
     torch.ops.aten.item.default,
@@ -65,7 +68,7 @@ def test_the_whole_path_of_a_decode_step_never_waits_for_the_device(settings, sc
     registry = registry_for(shared_model(), schedule=schedule)
     with guarded(shared_model(), policy(0.0, settings=settings), registry=registry) as wrapped:
         request = _request(wrapped, prompts(8))
-        loop = GuidedLoop(wrapped.guard._engine, request, samples=True)
+        loop = GuidedLoop(wrapped.guard._engine, request, SAMPLING)
         loop.start()
         _prefill(request)
         logits = torch.randn(8, 320)
@@ -75,7 +78,7 @@ def test_the_whole_path_of_a_decode_step_never_waits_for_the_device(settings, sc
             for _ in range(5):
                 _decode(wrapped, request, torch.ones(8, 1, 32))
                 loop.on_logits(logits)
-                loop.newly_refused()
+                loop.finished(torch.zeros(8, dtype=torch.bool))
         loop.stop()
         with pytest.raises(AssertionError, match="wait"), NoWaiting():
             bool(torch.ones(1) > 0)
@@ -140,7 +143,9 @@ def test_a_decode_step_of_several_positions_counts_them_all_so_that_the_fired_pr
     def pass_again(*_arguments):
         passes.append(1)
         if len(passes) == 2:
-            model.get_decoder()(input_ids=torch.ones(3, 2, dtype=torch.int64))
+            # The fence refuses a real one.
+            for hook in [hook for block in blocks_of(model) for hook in block._forward_hooks.values()]:
+                hook(None, (), torch.zeros(3, 2, 32))
 
     model = shared_model()
     with guarded(model, policy(-1e6)) as wrapped:

@@ -138,7 +138,8 @@ def test_the_steps_of_a_block_lie_in_one_tensor_of_just_their_size(dtype):
 def test_a_vector_is_converted_once_for_the_passes_of_a_request():
     mask, ends = torch.ones(2, 3, dtype=torch.bool), torch.tensor([2, 2])
     additions, item = Additions(mask, ends), _intervention(SCHEDULES["constant"])
-    first, second = (additions.in_pass(item, torch.zeros(2, width, WIDTH).bfloat16())[1] for width in (3, 4))
+    wide = torch.zeros(2, 3, WIDTH).bfloat16()
+    first, second = (additions._converted(item, item.schedule.vector, like) for like in (wide, wide[:, :2]))
     assert first is second
-    assert first.dtype == torch.bfloat16
+    assert first.dtype == additions.in_pass(item, wide)[1].dtype == torch.bfloat16
     assert additions.in_pass(item, torch.zeros(2, 5, WIDTH))[1].dtype == torch.float32

@@ -14,8 +14,9 @@ from steerguard.build.own_calibration import attest, calibrate
 from steerguard.canonical import canonical_bytes, sha256_hex
 from steerguard.errors import ArtifactFormatError, ArtifactIntegrityError, CalibrationError, SteerguardError
 from steerguard.models.inspect import inspect_model
-from steerguard.plan.compile import compile_plan, float32
+from steerguard.plan.compile import compile_plan
 from steerguard.plan.describe import describe
+from steerguard.plan.planned_rules import float32
 from steerguard.plan.resolve import ResolvedArtifact, resolve_artifacts
 from steerguard.policy.load import load_policy
 
@@ -62,9 +63,9 @@ def plan_of(chosen):
 def test_thresholds_come_from_the_policys_calibration(attestation, file, content):
     own = plan_of(document(file, content))
     (rule,) = own.rules
-    assert rule.at_least.value == float32(attestation.predicate.calibration.threshold("0.05"))
-    assert rule.at_least.value != plan_of(policy("{fpr: 0.05}")).rules[0].at_least.value
-    assert rule.at_least.fpr == "0.05"
+    assert rule.when.at_least.value == float32(attestation.predicate.calibration.threshold("0.05"))
+    assert rule.when.at_least.value != plan_of(policy("{fpr: 0.05}")).rules[0].when.at_least.value
+    assert rule.when.at_least.fpr == "0.05"
 
 
 def test_the_plan_records_which_calibration_it_used(file, content):
@@ -98,7 +99,7 @@ default: {action: allow}"""
     entry = DETECTOR.format(file=file, sha256=sha256_hex(content))
     plan = plan_of(policy(rules=rules, detector=False, more=f"detectors: [{entry}{second}]"))
     assert [detector.calibration.origin for detector in plan.detectors] == ["attestation", "artifact"]
-    assert plan.rules[0].at_least.value != plan.rules[1].at_least.value
+    assert plan.rules[0].when.at_least.value != plan.rules[1].when.at_least.value
 
 
 def edited(content, edit):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -22,17 +23,18 @@ from tests.guarded_models import (
 )
 
 from steerguard.canonical import canonical_bytes
-from steerguard.engine.program import bind_program
 from steerguard.errors import (
     BudgetInfeasibleError,
     CalibrationError,
     IncompatibleModelError,
     UnsupportedPlanError,
 )
+from steerguard.evaluate.guarding import described_run
 from steerguard.models.inspect import inspect_model
-from steerguard.plan.compile import compile_plan, float32
+from steerguard.plan.compile import compile_plan, cost_of
 from steerguard.plan.cost import SteeredBlock, steering_cost
 from steerguard.plan.describe import describe
+from steerguard.plan.planned_rules import float32
 from steerguard.plan.resolve import resolve_artifacts
 from steerguard.policy.document import Policy
 
@@ -58,19 +60,19 @@ def test_a_calibrated_threshold_is_the_calibrations_and_keeps_its_rate():
     model = shared_model()
     facts = inspect_model(model, tokenizer())
     calibration = resolve_artifacts(policy(), facts, registry_for(model))["harmful-intent@^1"].calibration
-    assert rule.at_least.fpr == "0.05"
-    assert rule.at_least.value == calibration.threshold(0.05)
-    assert rule.at_least.value == float32(rule.at_least.value)
+    assert rule.when.at_least.fpr == "0.05"
+    assert rule.when.at_least.value == calibration.threshold(0.05)
+    assert rule.when.at_least.value == float32(rule.when.at_least.value)
 
 
 def test_a_rate_below_what_the_calibration_can_state_is_refused_with_the_smallest():
-    assert _plan(policy("{fpr: 0.01}")).rules[0].at_least is not None
+    assert _plan(policy("{fpr: 0.01}")).rules[0].when.at_least is not None
     with pytest.raises(CalibrationError, match=r"0\.01"):
         _plan(policy("{fpr: 0.009}"))
 
 
 def test_a_raw_threshold_becomes_the_float32_that_scores_are_compared_with():
-    assert _plan(policy(0.1)).rules[0].at_least.value == float32(0.1) != 0.1
+    assert _plan(policy(0.1)).rules[0].when.at_least.value == float32(0.1) != 0.1
 
 
 @pytest.mark.parametrize("block", [4, 9])
@@ -79,14 +81,47 @@ def test_a_block_that_the_model_does_not_have_is_refused(block):
         _plan(policy(settings=f"coefficient: 1.0, blocks: [1, {block}]"))
 
 
-def test_steering_below_the_detectors_last_block_is_a_two_pass_plan_and_refused_by_name_when_bound():
+def test_steering_below_the_detectors_last_block_is_a_two_pass_plan_that_charges_every_prompt_token():
     one, two = (_plan(policy(settings=f"coefficient: 1.0, blocks: [{block}]")) for block in (1, 0))
     assert (one.cost.passes, two.cost.passes) == (1, 2)
-    assert two.cost.extra_forward_tokens(17, opened=True) == 17
-    assert two.cost.extra_forward_tokens(17, opened=False) == 0
-    assert one.cost.extra_forward_tokens(17, opened=True) == 0
-    with pytest.raises(UnsupportedPlanError, match="two passes"):
-        bind_program(two, [], [])
+    assert (one.cost.extra_forward_tokens(17), two.cost.extra_forward_tokens(17)) == (0, 17)
+    assert two.cost.extra_forward_tokens(17, extra_passes=0) == 0
+    assert two.cost.extra_forward_tokens(17, extra_passes=2) == 34
+    assert "no extra forward token" in "\n".join(describe(one))
+    assert "one extra forward token per prompt token" in "\n".join(describe(two))
+
+
+def test_a_step_that_changes_inputs_reaches_them_one_block_earlier():
+    plan = _plan(policy(settings="coefficient: 1.0, blocks: [1]"))
+    (step,) = plan.steps
+
+    def passes(**changed):
+        return cost_of(plan.detectors, (dataclasses.replace(step, **changed),), plan.model).passes
+
+    assert passes(points=("resid_post",)) == 1
+    assert passes(points=("resid_pre",)) == passes(points=("resid_pre", "resid_post")) == 2
+    assert passes(points=("resid_pre",), blocks=(2,)) == 1
+
+
+def test_the_cost_formula_counts_what_operators_hold_and_every_point():
+    def cost(*steered):
+        return steering_cost(passes=1, reads=(), steered=steered, hidden_size=32, dtype="float32")
+
+    ablated = SteeredBlock(block=1, operator="ablate")
+    assert (cost(ablated).resident_bytes, cost(ablated).bytes_per_row) == (4 * 32, 0)
+    mapped = SteeredBlock(block=1, operator="affine", rank=3)
+    assert (cost(mapped).resident_bytes, cost(mapped).bytes_per_row) == (4 * 32 * 7, 0)
+    both = cost(SteeredBlock(block=1), SteeredBlock(block=1, point="resid_pre"), ablated)
+    assert (both.resident_bytes, both.bytes_per_row) == (4 * 32 * 3, 4 * 32 * 2)
+    assert both.hooked_blocks_open == 1
+
+
+def test_a_plan_says_what_an_operator_does_where():
+    plan = _plan(policy())
+    (step,) = plan.steps
+    changed = dataclasses.replace(step, operator="ablate", points=("resid_pre", "resid_post"))
+    told = "\n".join(describe(dataclasses.replace(plan, steps=(changed,))))
+    assert "ablates the input and the output of blocks 1-2 at positions all" in told
 
 
 def test_a_plan_without_a_detector_is_one_pass_wherever_it_steers():
@@ -121,12 +156,18 @@ def test_a_plan_that_needs_more_memory_than_the_budget_for_one_row_is_refused():
         ("unrecognised_prompt: gate_every_turn", "gate_every_turn"),
         ("failure: {detector: {action: allow, reason: a good enough reason, expires: 2999-01-01}}", "failure"),
         ("audit: {content: encrypted}", "encrypted"),
-        ("streaming: {strategy: window}", "window"),
     ],
 )
 def test_what_validates_but_cannot_run_yet_is_refused_by_name(more, named):
     with pytest.raises(UnsupportedPlanError, match=named):
         _plan(policy(more=more))
+
+
+@pytest.mark.parametrize("strategy", ["buffer", "window", "unsafe_passthrough"])
+def test_a_plan_says_when_streamed_tokens_leave(strategy):
+    plan = _plan(policy(more=f"streaming: {{strategy: {strategy}}}"))
+    assert plan.streaming == plan.document()["streaming"] == strategy
+    assert (plan.digest == _plan(policy()).digest) == (strategy == "buffer")
 
 
 def test_a_loosening_carries_its_reason_and_ends_with_its_date():
@@ -237,13 +278,40 @@ def test_a_plan_holds_and_tells_the_schedule_of_its_artifact():
     assert len({_plan(document, schedule=schedule).digest for schedule in SCHEDULES}) == 3
 
 
-@pytest.mark.parametrize("method", FAMILIES)
-def test_an_artifact_of_another_method_is_refused_and_the_right_method_named(method):
-    (other,) = set(FAMILIES) - {method}
+@pytest.mark.parametrize(("method", "other"), list(itertools.permutations(FAMILIES, 2)))
+def test_an_artifact_of_another_method_is_refused_and_the_right_method_named(method, other):
     document = policy(method=method, more="").document()
     document["guidance"][0]["artifact"] = f"{FAMILIES[other]}@^1"
     with pytest.raises(UnsupportedPlanError, match=f"Write `method: {other}`"):
         _plan(Policy.model_validate_json(json.dumps(document)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "right"), [("cosine", "harmful-intent", "linear_probe"), ("linear_probe", "condition", "cosine")]
+)
+def test_a_detector_of_another_type_than_its_artifact_is_refused_and_the_right_type_named(kind, family, right):
+    document = policy().document()
+    document["detectors"][0] |= {"type": kind, "artifact": f"{family}@^1"}
+    with pytest.raises(UnsupportedPlanError, match=f"Write `type: {right}`"):
+        _plan(Policy.model_validate_json(json.dumps(document)))
+
+
+def test_a_composed_rule_is_told_in_words_and_its_digest_knows_any_from_all():
+    condition = "{{{kind}: [{one}, {{not: {two}}}]}}"
+    one, two = "{detector: d, score: {at_least: {value: 0.5}}}", "{detector: d, score: {at_least: {fpr: 0.1}}}"
+    plans = {}
+    for kind in ("any", "all"):
+        when = condition.format(kind=kind, one=one, two=two)
+        plans[kind] = _plan(policy(rules=f"rules:\n  - {{id: r, when: {when}, then: {{action: refuse}}}}"))
+    told = "\n".join(describe(plans["all"]))
+    assert "Rule r: when d reads at least 0.5000 and (it is not true that d reads at least " in told
+    assert "(false-positive rate 0.1 on the calibration prompts)), refuse." in told
+    assert " or (it is not true" in "\n".join(describe(plans["any"]))
+    documents = [plan.document()["rules"] for plan in plans.values()]
+    assert documents[0] != documents[1]
+    # A rule of several comparisons has no one threshold that an evaluation could count scores against.
+    assert described_run(plans["all"]).thresholds == ()
+    assert [entry.rule for entry in described_run(_plan(policy(0.1))).thresholds] == ["r"]
 
 
 def test_measured_forward_tokens_equal_the_formula():
