@@ -109,7 +109,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _effect(report: Mapping[str, Any]) -> Table:
     rows = [
-        (one["id"], (one["title"], one["set"], one["value"], _interval(one) or "–", str(one["n"])))  # noqa: RUF001 - a dash for "none"
+        (one["id"], (one["title"], one["set"], one["value"], _interval(one) or "–", str(one.get("n", "–"))))  # noqa: RUF001 - a dash for "none"
         for one in report["figures"]
     ]
     return ("figure", "on", "value", "95 % interval", "n"), rows
@@ -227,6 +227,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], Table]] = {
     "calibration": _calibration,
     "judge": _judge,
     "overhead": _overhead,
+    "rolling": _effect,
     "build_times": _build_times,
     "evaluate_speed": _evaluate_speed,
 }
