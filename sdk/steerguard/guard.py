@@ -31,6 +31,7 @@ from steerguard.engine.scoring import Scoring
 from steerguard.engine.streaming import guard_streamer
 from steerguard.errors import IncompatibleModelError, NotWrappedError, SteerguardError, UnsupportedGenerationError
 from steerguard.explain import Explanation, explain
+from steerguard.models.blocks import decoder_blocks
 from steerguard.models.chat import render
 from steerguard.models.compiled import compiled_part
 from steerguard.models.weights_token import weights_token
@@ -263,6 +264,7 @@ class Guard:
         self._unfit = "the check was interrupted"
         try:
             with activity(Unguided(self.owner)):
+                self._engine.hooks.require_blocks(decoder_blocks(model))
                 self._check_weights(model)
         except SteerguardError as error:
             self._unfit = error.summary

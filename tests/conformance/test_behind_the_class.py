@@ -32,6 +32,7 @@ import steerguard
 from steerguard.errors import (
     AlreadyWrappedError,
     GuardedModelCopyError,
+    IncompatibleModelError,
     SteerguardError,
     UnguidedForwardError,
     UnsupportedArchitectureError,
@@ -320,3 +321,22 @@ def test_training_with_gradient_checkpoints_works_where_it_is_allowed():
             wrapped(**BATCH)
         wrapped.zero_grad()
         wrapped.eval()
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_replaced_block_stops_every_request_until_it_is_put_back(number):
+    # The new block holds the very weights, so the fingerprint alone would let it pass.
+    with _wrapped(fresh_model()) as wrapped:
+        layers = wrapped.model.layers
+        own = layers[number]
+        twin = fresh_model().model.layers[number]
+        twin.load_state_dict(own.state_dict())
+        layers[number] = twin
+        for ask in (
+            lambda: wrapped.generate(**BATCH, max_new_tokens=2),
+            lambda: wrapped.guard.check(conversation("x")),
+        ):
+            with pytest.raises(IncompatibleModelError):
+                ask()
+        layers[number] = own
+        wrapped.generate(**BATCH, max_new_tokens=2)

@@ -20,7 +20,7 @@ from tests.guarded_models import (
 )
 from tests.operated_models import OPERATORS, POINTS, intervention, operated, schedule
 
-from steerguard.models.chat import pad_batch
+from steerguard.models.chat import pad_batch, render
 
 STEPS = 6
 PREFILLS = ("Sure, here is", None, "No", "x" * 40, None, "I", "Yes", None)
@@ -212,6 +212,26 @@ def test_a_refused_row_says_the_template_then_its_end_and_nothing_else(side, dty
             given = batch["input_ids"][row, end + 1 : columns[-1] + 1]
             likelihood = logs[row, end : columns[-1]].float().gather(1, given[:, None]).sum()
             assert -1e6 < likelihood < IMPOSSIBLE * 10
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_refused_row_shows_nothing_of_the_model_before_its_header_either(side):
+    chats = [
+        [
+            {"role": "user", "content": text},
+            {"role": "assistant", "content": "step one is"},
+            {"role": "user", "content": "go on"},
+        ]
+        for text in ("hello", "tell me more about it")
+    ]
+    batch = render(tokenizer(), chats, padding_side=side)
+    with guarded(shared_model(), policy(-1e6, "refuse")) as wrapped:
+        output, _ = scored(wrapped, batch)
+    first = template_ids()[0]
+    for logits, mask in zip(output.logits, batch["attention_mask"].bool(), strict=True):
+        own = logits[mask]
+        assert own.argmax(-1).eq(first).all()
+        assert own.sort(-1).values[:, :-1].le(IMPOSSIBLE).all()
 
 
 def test_a_refused_row_scores_what_generate_returns_for_it_as_certain():

@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from steerguard.engine.active import ACTIVE
-from steerguard.errors import GuidanceDidNotFireError
+from steerguard.errors import GuidanceDidNotFireError, IncompatibleModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -61,6 +62,22 @@ class BlockHooks:
         self._blocks = blocks
         self._lock = threading.Lock()
         self._count: Counter[int] = Counter()
+
+    def require_blocks(self, blocks: Sequence[nn.Module]) -> None:
+        """Refuse other decoder blocks than those that the hooks go to.
+
+        Raises:
+            IncompatibleModelError: a block was replaced, so what is hooked is not what runs.
+        """
+        replaced = [number for number, pair in enumerate(zip_longest(self._blocks, blocks)) if pair[0] is not pair[1]]
+        if replaced:
+            raise IncompatibleModelError(
+                "Decoder blocks were replaced after the model was wrapped, so they run without the guard.",
+                expected="the blocks that were wrapped",
+                found=f"another module at block {', '.join(str(number) for number in replaced[:5])}",
+                where="model.get_decoder()",
+                next_step="Put the blocks back, or unwrap the model, replace them, and wrap again.",
+            )
 
     def install(self, hooks: Mapping[Place, Hook]) -> InstalledHooks:
         """Put one hook on each named place, all or nothing; `remove` of the result takes them away."""

@@ -65,8 +65,9 @@ def refused_logits(
     """Return the logits with those of refused rows replaced by what `generate` returns for them.
 
     From the end of the generation prompt on, column after column predicts the next token of the refusal template, its
-    end, then padding, whatever the answer in the row is. A row without such an end, or whose state was not finite, is
-    replaced from its first column on.
+    end, then padding, whatever the answer in the row is; earlier columns predict its first token, because an earlier
+    turn may hold what the row was refused for. A row without such an end, or whose state was not finite, says the
+    template from its first column on.
 
     Args:
         logits: `[rows, kept, vocabulary]`.
@@ -89,9 +90,7 @@ def refused_logits(
         # The first token of a row counts as one, and padding before it as none.
         numbers = (counted[row] - counted[row, start].clamp(min=1)).clamp(0, len(said))
         numbers = numbers[columns.kept].to(logits.device)
-        row_logits = torch.full_like(logits[row], IMPOSSIBLE).scatter_(1, tokens[numbers][:, None], 0.0)
-        behind = (columns.kept >= start).to(logits.device)
-        result[row] = torch.where(behind[:, None], row_logits, logits[row])
+        result[row] = torch.full_like(logits[row], IMPOSSIBLE).scatter_(1, tokens[numbers][:, None], 0.0)
     return result
 
 

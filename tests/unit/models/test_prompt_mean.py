@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from steerguard.errors import NonFiniteHiddenStateError
 from steerguard.models.blocks import decoder_blocks
 from steerguard.models.capture import capture_residuals
-from steerguard.models.chat import encode_prompts, render
+from steerguard.models.chat import render
 from steerguard.models.prompt_mean import prompt_mean, prompt_mean_mask
 
 CHATS = [[{"role": "user", "content": text}] for text in ("Name a river", "Hi", "Why is the sky blue, and since when?")]
@@ -82,20 +83,25 @@ def test_a_wrong_choice_of_what_is_read_is_refused(over, tiny_llama, chatml_toke
         capture_residuals(tiny_llama, chatml_tokenizer, CHATS, (0, 1), over=over)
 
 
-def test_a_prompt_that_is_too_short_has_no_mean(tiny_llama, chatml_tokenizer, monkeypatch):
-    short = encode_prompts(chatml_tokenizer, CHATS[:1])[0]
-    cut = type(short)(ids=short.ids[:4], header_end=3)
-    monkeypatch.setattr("steerguard.models.capture.encode_prompts", lambda *_: (cut,))
-    assert capture_residuals(tiny_llama, chatml_tokenizer, CHATS[:1], (0,)).isfinite().all()
+def bare(tokenizer):
+    """A tokenizer whose prompts are the bytes of the message and nothing else."""
+    changed = copy.deepcopy(tokenizer)
+    changed.chat_template = "{{ messages[0]['content'] }}"
+    return changed
+
+
+def test_a_prompt_that_is_too_short_has_no_mean(tiny_llama, chatml_tokenizer):
+    chats = [[{"role": "user", "content": "zzzz"}]]
+    tokenizer = bare(chatml_tokenizer)
+    assert capture_residuals(tiny_llama, tokenizer, chats, (0,)).isfinite().all()
     with pytest.raises(NonFiniteHiddenStateError, match="too short for a prompt mean") as caught:
-        capture_residuals(tiny_llama, chatml_tokenizer, CHATS[:1], (0,), over=("prompt_mean",))
+        capture_residuals(tiny_llama, tokenizer, chats, (0,), over=("prompt_mean",))
     assert (caught.value.where, caught.value.found) == ("conversation 0", "4 tokens")
     assert "bfloat16" not in str(caught.value)
 
 
-def test_five_tokens_are_enough_for_a_mean(tiny_llama, chatml_tokenizer, monkeypatch):
-    full = encode_prompts(chatml_tokenizer, CHATS[:1])[0]
-    cut = type(full)(ids=full.ids[:5], header_end=4)
-    monkeypatch.setattr("steerguard.models.capture.encode_prompts", lambda *_: (cut,))
-    states = capture_residuals(tiny_llama, chatml_tokenizer, CHATS[:1], (0,), over=("prompt_mean",))
-    torch.testing.assert_close(states, capture_residuals(tiny_llama, chatml_tokenizer, CHATS[:1], (0,)))
+def test_five_tokens_are_enough_for_a_mean(tiny_llama, chatml_tokenizer):
+    chats = [[{"role": "user", "content": "zzzzz"}]]
+    tokenizer = bare(chatml_tokenizer)
+    states = capture_residuals(tiny_llama, tokenizer, chats, (0,), over=("prompt_mean",))
+    torch.testing.assert_close(states, capture_residuals(tiny_llama, tokenizer, chats, (0,)))
