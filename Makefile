@@ -8,7 +8,8 @@ export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test check fmt schema figures clean benchmark benchmark-effect benchmark-calibration benchmark-judge \
-	benchmark-evaluate benchmark-rolling benchmark-build benchmark-overhead benchmark-setup conformance-all
+	benchmark-evaluate benchmark-rolling benchmark-methods benchmark-build benchmark-overhead benchmark-compiled benchmark-spread benchmark-setup \
+	benchmark-multimodal benchmark-gemma conformance-all
 
 demo: $(STAMP)
 	$(RUN)/steerguard demo
@@ -65,6 +66,9 @@ benchmark-evaluate: $(STAMP)
 benchmark-rolling: $(STAMP)
 	$(RUN)/python benchmarks/rolling.py --data $(DATA) --out benchmarks/results/rolling.json
 
+benchmark-methods: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/methods.py --data $(DATA) --out benchmarks/results/methods.json
+
 benchmark-build: $(STAMP)
 	$(RUN)/python benchmarks/build_times.py --out benchmarks/results/build_times.json
 
@@ -72,8 +76,22 @@ benchmark-overhead: $(STAMP)
 	$(RUN)/pip install -q --no-deps steering-vectors==0.12.2
 	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/overhead.py --out benchmarks/results/overhead.json
 
+# DATA is optional: without it only the scores of the calibration are counted. One type of weights: WEIGHTS=float16.
+benchmark-spread: $(STAMP)
+	$(RUN)/python benchmarks/score_spread.py $(if $(DATA),--data $(DATA)) $(if $(WEIGHTS),--weights $(WEIGHTS)) --out benchmarks/results/score_spread.json
+
+benchmark-compiled: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/overhead_compiled.py --out benchmarks/results/overhead_compiled.json
+
 benchmark-setup: $(STAMP)
 	$(RUN)/python benchmarks/setup.py --out benchmarks/results/setup.json
+
+# The last two say which packages they need, and install none.
+benchmark-multimodal: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/multimodal.py --data $(DATA) --out benchmarks/results/multimodal.json
+
+benchmark-gemma: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/gemma.py --data $(DATA) --out benchmarks/results/gemma.json
 
 $(STAMP): pyproject.toml constraints.txt
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)

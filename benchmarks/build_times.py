@@ -26,7 +26,10 @@ from typing import Any
 
 from steerguard.content import registry_directory, shipped_recipes
 
-LANES = (("inferaligner-steps",), ("harmful-intent", "refusal-vectors", "inferaligner"))
+LANES = (
+    ("inferaligner-steps", "harmful-answer"),
+    ("harmful-intent", "harmful-condition", "refusal-vectors", "inferaligner", "refusal-direction"),
+)
 LIMIT = 20 * 60
 
 

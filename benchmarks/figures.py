@@ -5,8 +5,9 @@
 
 A block begins with `<!-- figures:NAME PREFIX… -->` and ends with `<!-- /figures -->`. NAME is a result file without its
 ending. The prefixes choose rows by id (`effect`: the figure's id, `calibration`: the pool, `build_times`: the recipe,
-`judge`: the group of figures, `overhead` and `evaluate_speed`: the first column); without one, all rows are shown. A result or
-row that is missing is shown as not measured, and named on standard error.
+`judge`: the group of figures, `score_spread`: the model, `near_thresholds`: the set of prompts, `overhead` and
+`evaluate_speed`: the first column); without one, all rows are shown. A result or row that is missing is shown as not
+measured, and named on standard error.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def chosen_by(prefix: str, name: str) -> bool:
 
 def table_lines(results: Path, name: str, prefixes: tuple[str, ...]) -> list[str]:
     """Return the table of one result as Markdown lines, rows in the order of the prefixes; none where nothing is there."""
-    file = results / f"{name}.json"
+    file = results / f"{FILES.get(name, name)}.json"
     if not file.is_file():
         return []
     heads, rows = TABLES[name](json.loads(file.read_text(encoding="utf-8")))
@@ -222,14 +223,49 @@ def _interval(one: Mapping[str, Any]) -> str | None:
     return None if one.get("wilson_low") is None else f"{one['wilson_low']} to {one['wilson_high']}"
 
 
+def _score_spread(report: Mapping[str, Any]) -> Table:
+    heads = (
+        "model",
+        "weights",
+        "detector",
+        "prompts",
+        "largest difference",
+        "median",
+        "deviation of the scores",
+        "tolerance",
+    )
+    names = ("model", "weights", "detector", "prompts", "largest", "median", "deviation", "tolerance")
+    return heads, [
+        (one["model"].replace(":", "."), tuple(str(one[name]) for name in names)) for one in report["spreads"]
+    ]
+
+
+def _near_thresholds(report: Mapping[str, Any]) -> Table:
+    heads = ("prompts", "fpr", "n", "taken", "within the tolerance", "more taken if the bound were not raised")
+    shares = ("taken", "near", "added_to_an_unraised_bound")
+    rows = [
+        (one["id"], (one["set"], one["fpr"], str(one["taken"]["n"]), *(one[name]["rate"] for name in shares)))
+        for one in report["shares"]
+    ]
+    return heads, rows
+
+
+FILES: Mapping[str, str] = {"near_thresholds": "score_spread"}
+"""Result file of a table that does not bear its name."""
+
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], Table]] = {
     "effect": _effect,
     "calibration": _calibration,
     "judge": _judge,
     "overhead": _overhead,
     "rolling": _effect,
+    "methods": _effect,
+    "score_spread": _score_spread,
+    "near_thresholds": _near_thresholds,
     "build_times": _build_times,
     "evaluate_speed": _evaluate_speed,
+    "gemma": _effect,
+    "multimodal": _effect,
 }
 
 if __name__ == "__main__":

@@ -4,9 +4,12 @@
 
 Protocol (one thread): the steps of two variants alternate A B B A at the same cache length; each quad gives one ratio
 (B + B) / (A + A), and the figure is the median over all quads with a bootstrap interval. A/A runs the same way with the
-unguided model twice; where it is outside 1 +- 0.003 the machine was too noisy and every figure of that model is marked
-undecided. A guided step includes the callbacks that transformers' loop makes. `bare adding hook` is the least that torch charges for
-any hook that adds a tensor.
+unguided model twice; where it is outside 1 +- 0.003 the machine was too noisy and every figure beside it is marked
+undecided. A guided step includes the callbacks that transformers' loop makes. `bare adding hook` is the least that
+torch charges for any hook that adds a tensor.
+
+Beams, streams and a closed request beside an open one of another thread are compared step by step too, inside
+transformers' own loops: see `overhead_loops.py`. `open` and `closed` there have the bars of the single steps.
 """
 
 from __future__ import annotations
@@ -14,8 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import random
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,25 +26,37 @@ from typing import Any
 
 import torch
 import transformers
+from overhead_loops import Limits, loops
+from overhead_parts import (
+    CLOSED,
+    OPEN,
+    WARM_UP,
+    Workplace,
+    dispatch_bound_workplace,
+    figure,
+    prompts,
+    twin_of,
+    with_verdicts,
+)
 from steering_vectors import SteeringVector
-from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList, StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
-import steerguard
 from steerguard.engine.active import ACTIVE
 from steerguard.engine.loop import GuidedLoop, LoopSettings
 from steerguard.engine.sampling import new_request
-from steerguard.models.chat import render
 from steerguard.models.packaged import load_packaged_smollm2
-from steerguard.policy.load import parse_policy
-from steerguard.testing import VOCAB_SIZE, tiny_registry, tiny_tokenizer
+from steerguard.testing import tiny_tokenizer
 
-WARM_UP = 10
-"""Quads that are not counted."""
-QUIET = 0.003
-"""Largest deviation of A/A from 1 at which a figure counts."""
-LIMITS = {
+LIMITS: Limits = {
     ("dispatch-bound", "open"): 1.03,
     ("dispatch-bound", "closed"): 1.005,
+    ("dispatch-bound", "beams open"): 1.03,
+    ("dispatch-bound", "beams closed"): 1.005,
+    ("dispatch-bound", "stream buffer open"): 1.03,
+    ("dispatch-bound", "stream buffer closed"): 1.005,
+    ("dispatch-bound", "stream window open"): 1.03,
+    ("dispatch-bound", "stream window closed"): 1.005,
+    ("dispatch-bound", "closed beside an open thread"): 1.05,
     ("SmolLM2", "open"): 1.02,
 }
 
@@ -67,7 +80,11 @@ def main() -> None:
     parser.add_argument("--smollm2-quads", type=int, default=250, help="the same for SmolLM2")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    figures = [*dispatch_bound(options.quads), *smollm2(options.smollm2_quads)]
+    figures = [
+        *dispatch_bound(options.quads),
+        *loops(options.quads, LIMITS),
+        *smollm2(options.smollm2_quads),
+    ]
     report = {
         "command": "make benchmark-overhead",
         "machine": {"processor": platform.machine(), "threads": 1},
@@ -76,106 +93,48 @@ def main() -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n")
-    for figure in figures:
-        limit = f"  bar {figure['bar']}" if figure["bar"] else ""
+    for one in figures:
+        limit = f"  bar {one['bar']}" if one["bar"] else ""
         print(
-            f"{figure['model']:15} {figure['variant']:18} {figure['ratio']:.4f}  "
-            f"[{figure['interval'][0]:.4f}, {figure['interval'][1]:.4f}]  n={figure['quads']}{limit}  {figure['verdict']}"
+            f"{one['model']:15} {one['variant']:32} {one['ratio']:.4f}  "
+            f"[{one['interval'][0]:.4f}, {one['interval'][1]:.4f}]  n={one['quads']}{limit}  {one['verdict']}"
         )
 
 
 def dispatch_bound(quads: int) -> list[dict[str, Any]]:
-    """32 blocks of width 64, batch 4: nearly all time goes into dispatch, the worst case for hooks."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        num_hidden_layers=32,
-        hidden_size=64,
-        intermediate_size=128,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        vocab_size=VOCAB_SIZE,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    model = LlamaForCausalLM(config).eval()
-    blocks = tuple(range(32))
-    return compare("dispatch-bound", model, tiny_tokenizer(), batch=4, blocks=blocks, quads=quads)
+    """32 blocks of width 64, batch 4."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = dispatch_bound_workplace(Path(folder))
+        return compare("dispatch-bound", place, prompts(tiny_tokenizer(), 4), tuple(range(32)), quads)
 
 
 def smollm2(quads: int) -> list[dict[str, Any]]:
     """The demo model, batch 8, ten steered blocks."""
     model, tokenizer = load_packaged_smollm2()
-    return compare("SmolLM2", model, tokenizer, batch=8, blocks=tuple(range(10, 20)), quads=quads)
+    blocks = tuple(range(10, 20))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Workplace(Path(folder), model, tokenizer, blocks)
+        return compare("SmolLM2", place, prompts(tokenizer, 8), blocks, quads)
 
 
 def compare(
-    name: str, model: Any, tokenizer: Any, *, batch: int, blocks: tuple[int, ...], quads: int
+    name: str, place: Workplace, inputs: dict[str, torch.Tensor], blocks: tuple[int, ...], quads: int
 ) -> list[dict[str, Any]]:
     """Compare guided, closed and steering-vectors decode steps with unguided ones, all in one run."""
-    texts = ["one", "tell me a story", "what is it", "go on", "why", "list three", "and then", "how so"]
-    inputs = render(tokenizer, [[{"role": "user", "content": text}] for text in texts[:batch]])
-    twin = twin_of(model)
-    peer = twin_of(model)
-    with tempfile.TemporaryDirectory() as folder:
-        registry = tiny_registry(
-            Path(folder) / "registry",
-            model,
-            tokenizer,
-            probe_blocks=(blocks[0],),
-            steered_blocks=blocks,
-            strength="0.01",
-        )
-        plain = plain_step(model, inputs)
-        variants = {"A/A": plain_step(model, inputs), "A/A other object": plain_step(twin, inputs)}
-        for variant, threshold in (("open", -1e5), ("closed", 1e5)):
-            guarded = steerguard.wrap(
-                twin_of(twin), policy(threshold), tokenizer=tokenizer, registry=registry, audit=Path(folder) / "audit"
-            )
-            variants[variant] = guided_step(guarded, inputs)
-        variants["bare adding hook"] = bare_hook_step(twin_of(model), inputs, blocks)
-        variants["steering-vectors"] = peer_step(peer, inputs, blocks)
-        figures = [
-            figure(name, variant, measured, LIMITS.get((name, variant)))
-            for variant, measured in interleaved(plain, variants, quads).items()
-        ]
-        for variant in variants.values():
-            variant.stop()
-    quiet = abs(figures[0]["ratio"] - 1) <= QUIET
-    for entry in figures:
-        met = entry["bar"] is None or entry["ratio"] <= entry["bar"]
-        entry["verdict"] = "undecided: A/A is not quiet" if not quiet else ("ok" if met else "over the bar")
-    return figures
-
-
-def twin_of(model: Any) -> Any:
-    """Return another model object on the same weight tensors."""
-    copy = type(model)(model.config).to(model.dtype).eval()
-    copy.load_state_dict(model.state_dict(), assign=True)
-    copy.tie_weights()
-    return copy
-
-
-def policy(threshold: float) -> Any:
-    """Return a policy that guides every row at or above a raw threshold."""
-    return parse_policy(
-        f"""
-apiVersion: steerguard/v1alpha1
-kind: GuidancePolicy
-metadata: {{name: overhead, version: 1.0.0, description: Guides every row above a raw threshold., owner: benchmarks}}
-target: {{modalities: [text]}}
-detectors:
-  - {{id: intent, type: linear_probe, artifact: harmful-intent@^1, read: generation_prompt_end}}
-guidance:
-  - {{id: steer, method: inferaligner, artifact: inferaligner@^1}}
-rules:
-  - id: guide
-    when: {{detector: intent, score: {{at_least: {{value: {threshold}}}}}}}
-    then: {{action: guide, use: [steer]}}
-default: {{action: allow}}
-refusal: {{template: No.}}
-""",
-        file="overhead.yaml",
-    )
+    model = place.model
+    plain = plain_step(model, inputs)
+    variants = {"A/A": plain_step(model, inputs), "A/A other object": plain_step(twin_of(model), inputs)}
+    for variant, threshold in (("open", OPEN), ("closed", CLOSED)):
+        variants[variant] = guided_step(place.guarded(threshold), inputs)
+    variants["bare adding hook"] = bare_hook_step(twin_of(model), inputs, blocks)
+    variants["steering-vectors"] = peer_step(twin_of(model), inputs, blocks)
+    figures = [
+        figure(name, variant, measured, LIMITS.get((name, variant)))
+        for variant, measured in interleaved(plain, variants, quads).items()
+    ]
+    for variant in variants.values():
+        variant.stop()
+    return with_verdicts(figures, beside="A/A")
 
 
 def plain_step(model: Any, inputs: dict[str, torch.Tensor]) -> Variant:
@@ -294,20 +253,6 @@ def timed(step: Callable[[], None]) -> int:
     start = time.perf_counter_ns()
     step()
     return time.perf_counter_ns() - start
-
-
-def figure(model: str, variant: str, ratios: list[float], bar: float | None) -> dict[str, Any]:
-    """Return the median ratio with a bootstrap interval."""
-    chooser = random.Random(0)
-    medians = sorted(statistics.median(chooser.choices(ratios, k=len(ratios))) for _ in range(500))
-    return {
-        "model": model,
-        "variant": variant,
-        "ratio": round(statistics.median(ratios), 5),
-        "interval": [round(medians[12], 5), round(medians[487], 5)],
-        "quads": len(ratios),
-        "bar": bar,
-    }
 
 
 if __name__ == "__main__":

@@ -39,6 +39,15 @@ def tiny_llama():
     return tiny_model("llama")
 
 
+@pytest.fixture
+def nothing_compiled():
+    """Torch starts and ends without compiled code, and counts graphs from zero."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture(scope="session")
 def chatml_tokenizer():
     """The tiny ChatML tokenizer; tests leave it as it is."""

@@ -26,7 +26,7 @@ FAMILIES = {
     "refusal_direction": "refusal-direction",
 }
 """Family of each method's vectors in the registries of tests."""
-PROBE_FAMILIES = {"rolling_guard": "harmful-intent"}
+PROBE_FAMILIES = {"rolling_guard": "harmful-answer"}
 """Family of the probe of each method that has no vectors."""
 SCHEDULES = ("constant", "by_phase", "by_step")
 TEMPLATE = "I cannot help with that."

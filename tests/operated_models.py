@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from tests.guarded_models import guarded, policy
 
-from steerguard.engine.program import bind_program
+from steerguard.engine.program import arranged_program
 from steerguard.guidance.intervention import Ablate, Affine, Clamp, Constant, Intervention, Operated, VerdictGate
 
 WIDTH = 32
@@ -69,6 +69,6 @@ def operated(model, items, document=None, **named):
             item.block - (item.point == "resid_pre") < max(engine.program.read_blocks, default=-1) for item in items
         )
         plan = replace(plan, steps=steps, cost=replace(plan.cost, passes=2 if late else 1))
-        changed = replace(engine, program=bind_program(plan, engine.program.probes, items))
+        changed = replace(engine, program=arranged_program(plan, engine.program.probes, items))
         wrapped.guard._engine = wrapped.guard._policies._in_force = changed
         yield wrapped

@@ -25,11 +25,22 @@ STEER = "  - {id: push, method: fitted_refusal, artifact: refusal-vectors@^1, co
 
 
 def rolling(
-    threshold, *, every=2, first=1, in_a_row=1, then="", steering="", rules=WATCHED, detector=False, more="", **named
+    threshold,
+    *,
+    every=2,
+    first=1,
+    in_a_row=1,
+    then="",
+    steering="",
+    rules=WATCHED,
+    detector=False,
+    more="",
+    family="harmful-intent",
+    **named,
 ):
     bound = threshold if isinstance(threshold, str) else f"{{value: {threshold:.9f}}}"
     when = f"threshold: {bound}, every: {every}, first: {first}, in_a_row: {in_a_row}{then}"
-    entry = f"{{id: watch, method: rolling_guard, artifact: harmful-intent@^1, {when}}}"
+    entry = f"{{id: watch, method: rolling_guard, artifact: {family}@^1, {when}}}"
     return policy(rules=rules, detector=detector, more=f"guidance:\n  - {entry}\n{steering}{more}", **named)
 
 

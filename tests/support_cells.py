@@ -7,7 +7,7 @@ import functools
 import torch
 from tests.guarded_models import EXPERT_MODELS, guarded, policy, prompts, registry_for
 from tests.multimodal_prompts import MULTIMODAL_CLASSES, modality_prompts
-from tests.support_ways import ROWS, TEXT_ONLY, TWO_PASSES, WAYS
+from tests.support_ways import COMPILED, ROWS, TEXT_ONLY, TWO_PASSES, WAYS
 
 from steerguard.errors import SteerguardError
 from steerguard.testing import tiny_model
@@ -41,11 +41,16 @@ def cell(architecture, way):
     batch = _batch(architecture, way)
     registry = registry_for(model, probe_blocks=(0, 3)) if way == TWO_PASSES else registry_for(model)
     document = policy(_threshold(model, batch, registry), modalities="text, image, audio, video")
-    with guarded(model, document, registry=registry) as wrapped, wrapped.guard.collect() as reports:
+    executor = "compiled" if way == COMPILED else "eager"
+    with (
+        guarded(model, document, registry=registry, executor=executor) as wrapped,
+        wrapped.guard.collect() as reports,
+    ):
+        standing = wrapped.guard.hooked_blocks
         if way == TWO_PASSES and wrapped.guard.plan.cost.passes != 2:
             raise CellError(f"{architecture}: the plan takes one pass")
         guided = _outcome(run, wrapped, batch)
-        if wrapped.guard.hooked_blocks:
+        if wrapped.guard.hooked_blocks != standing or (standing and way != COMPILED):
             raise CellError(f"{architecture}, {way}: hooks stayed on the model")
     if isinstance(guided, SteerguardError):
         return f"raises `{type(guided).__name__}`: {guided.summary}"

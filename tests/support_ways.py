@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import threading
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from tests.cached_turns import TOLERANCE, next_turn
 from tests.guarded_models import CONTENTS, Capture, conversation, fresh_model, prompts, tokenizer
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, pipeline
 from transformers.generation.streamers import BaseStreamer
@@ -175,6 +177,25 @@ def _embedded(model, batch):
     return Answers(tokens=model.generate(inputs_embeds=embeddings, **named).tolist())
 
 
+def _over_two_turns(model, batch):
+    """The first turn fills a cache; the second must give what it gives without one."""
+    cache = DynamicCache(config=model.config)
+    first = generate(model, batch, past_key_values=cache, return_dict_in_generate=True)
+    tokens = torch.cat((batch["input_ids"], torch.tensor(first.tokens)), dim=1)
+    following = next_turn(batch, tokens)
+    if getattr(model, "guard", None) is not None:
+        alone, found = generate(model, following), generate(model, following, past_key_values=cache)
+        assert found.tokens == alone.tokens
+        assert all(torch.allclose(*pair, **TOLERANCE) for pair in zip(found.logits, alone.logits, strict=True))
+    return first
+
+
+def _of_unknown_origin():
+    cache = DynamicCache()
+    cache.update(torch.ones(ROWS, 1, 3, 8), torch.ones(ROWS, 1, 3, 8), 0)
+    return cache
+
+
 def _compiled(model, batch):
     decoder = model.get_decoder()
     decoder.compile(backend="eager")
@@ -184,6 +205,30 @@ def _compiled(model, batch):
         decoder._compiled_call_impl = None
 
 
+def _compiled_whole(model, batch):
+    """The whole model, compiled after it was wrapped; what torch cannot trace runs between the compiled parts."""
+    torch._dynamo.reset()
+    plain, compiled = model.forward, torch.compile(model.forward, backend="eager")
+    model.forward = compiled if hasattr(model, "guard") else _compiled_behind_the_prompt(plain, compiled)
+    try:
+        return generate(model, batch)
+    finally:
+        del model.forward
+        torch._dynamo.reset()
+
+
+def _compiled_behind_the_prompt(plain, compiled):
+    """A forward pass that reads the prompt uncompiled, as a guard does: classes may take another path when traced."""
+    passes = itertools.chain([plain], itertools.repeat(compiled))
+
+    @functools.wraps(plain)
+    def forward(*arguments, **named):
+        return next(passes)(*arguments, **named)
+
+    return forward
+
+
+COMPILED = '`torch.compile`, `executor="compiled"`'
 WAYS = {
     "greedy search": generate,
     "sampling": lambda model, batch: generate(model, batch, do_sample=True, temperature=1.3, top_p=0.9),
@@ -205,11 +250,16 @@ WAYS = {
     "`generate_batch`": _batched_by_itself,
     "`custom_generate`": lambda model, batch: generate(model, batch, custom_generate=_own_loop),
     "`inputs_embeds`": _embedded,
-    "a cache of the app": lambda model, batch: generate(model, batch, past_key_values=DynamicCache()),
+    "a cache over two turns": _over_two_turns,
+    "a cache of the app": lambda model, batch: generate(model, batch, past_key_values=_of_unknown_origin()),
     "`torch.compile`": _compiled,
+    COMPILED: _compiled_whole,
 }
 """By name as in docs/support.md; each takes a model, wrapped or not, and a batch."""
 
-TEXT_ONLY = ("a streamer", "`pipeline`", "`guard.check`", "assisted decoding", "prompt lookup", "`generate_batch`")
+TEXT_ONLY = (
+    "a streamer", "`pipeline`", "`guard.check`", "assisted decoding", "prompt lookup", "`generate_batch`",
+    "a cache over two turns",
+)  # fmt: skip
 """Ways that are run on texts also for models that take images or sounds."""
 TWO_PASSES = "a plan of two passes"

@@ -41,6 +41,10 @@ class Reading:
     token: int | None = None
     """How many generated tokens the model had read when this was read, 0 at the end of a prefilled answer; None for
     what was read at the prompt. Of all reads of an answer the one that reached the threshold is kept, or the highest."""
+    tolerance: float = 0.0
+    """Score tolerance: the score counts as any number this near to it; 0.0 where it is compared as it is."""
+    near: bool = False
+    """Whether the score lies within the tolerance of a threshold, so that the comparison went to the stricter side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,19 +72,21 @@ class Usage:
     """Tokens that were generated for it. With beams, one per beam and step, kept or not, spread over the returned
     sequences of a prompt."""
     extra_forward_tokens: int
-    """Forward tokens beyond those of the same unguided request."""
+    """Forward tokens beyond those of the same unguided request without a cache of an earlier turn."""
+    cached_tokens: int = 0
+    """Prompt tokens whose states came from the cache of an earlier turn, and did not go through the model again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """The complete account of one row: `readings` and their `thresholds`, with places, reproduce `intended`."""
+    """The complete account of one row: `readings`, their `thresholds` with places, and tolerances reproduce `intended`."""
 
     request: str
     row: int
     mode: Literal["enforce", "monitor", "off"]
     readings: tuple[Reading, ...]
     rules: tuple[str, ...]
-    """Ids of the rules that matched, in document order."""
+    """Ids of the rules that matched for some score within the tolerances, in document order."""
     cause: Cause
     intended: Action
     applied: Action
@@ -88,3 +94,8 @@ class Decision:
     usage: Usage
     template_cut: bool = False
     """True when the refusal template did not fit into `max_new_tokens` and was cut at a word."""
+
+    @property
+    def near(self) -> bool:
+        """Whether any score lies within its tolerance of a threshold."""
+        return any(reading.near for reading in self.readings)

@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from steerguard.policy.rules import near
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from steerguard.decision import Decision, Reading, Threshold
+    from steerguard.decision import Cause, Decision, Reading, Threshold
+
+
+UNJUDGED: frozenset[Cause] = frozenset({"unrecognised_prompt", "non_finite", "budget"})
+"""Causes for which no rule is evaluated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +42,10 @@ def explain(decision: Decision, calibrations: Mapping[str, str] | None = None) -
         lines.append("No open assistant header of the chat template was found, so no detector was read.")
     for reading in decision.readings:
         lines.extend(_reading_lines(reading, (calibrations or {}).get(reading.source)))
+    if decision.near and decision.cause not in UNJUDGED:
+        lines.append(
+            "A score within its tolerance of a bound may lie on either side, so the row took the stricter verdict."
+        )
     lines.extend(_composed_lines(decision))
     return Explanation(decision=decision, lines=tuple(lines))
 
@@ -56,33 +66,40 @@ def _reading_lines(reading: Reading, calibration: str | None) -> list[str]:
     if reading.score is None:
         return [f"`{reading.source}` read a number that is not finite."]
     when = "" if reading.token is None else f" after {reading.token} generated tokens"
-    lines = [f"`{reading.source}` read {reading.score:.4f}{when}."]
-    lines.extend(_bound_line(reading.score, threshold) for threshold in reading.thresholds)
+    within = f", give or take {reading.tolerance:.3g}" if reading.tolerance else ""
+    lines = [f"`{reading.source}` read {reading.score:.4f}{within}{when}."]
+    lines.extend(_bound_line(reading.score, threshold, reading.tolerance) for threshold in reading.thresholds)
     if calibration is not None:
         lines.append(f"  Rates of `{reading.source}` come from {calibration}.")
     return lines
 
 
-def _bound_line(score: float, threshold: Threshold) -> str:
-    margin = score - threshold.value
-    holds = margin >= 0 if threshold.bound == "at_least" else margin < 0
+def _bound_line(score: float, threshold: Threshold, tolerance: float) -> str:
+    at_least = threshold.bound == "at_least"
+    first, end = near(threshold.value, tolerance)
+    # What counts as met where it may be is what is asked for, and where it must be what a `not` stands over.
+    widened = (threshold.place or "").split(".").count("not") % 2 == 0
+    edge = first if at_least == widened else end
+    holds = score >= edge if at_least else score < edge
     calibrated = f" (false-positive rate {threshold.fpr})" if threshold.fpr else ""
-    relation = "at least" if threshold.bound == "at_least" else "below"
-    flip = "below" if holds == (threshold.bound == "at_least") else "at or above"
+    relation = "at least" if at_least else "below"
+    flip = "below" if holds == at_least else "at or above"
     if threshold.place is None:
         asks, flipped = f"`{threshold.rule}` asks for", "it"
     else:
         asks, flipped = f"`{threshold.rule}` compares at `{threshold.place}` with", "this part"
+    found = f"{'holds' if holds else 'does not hold'} by"
+    if first <= score < end:
+        found = f"counts as {'met' if holds else 'not met'}, being within the score tolerance, at a distance of"
     return (
-        f"  {asks} {relation} {threshold.value:.4f}{calibrated}: "
-        f"{'holds' if holds else 'does not hold'} by {abs(margin):.4f}; a score {flip} {threshold.value:.4f} flips "
-        f"{flipped}."
+        f"  {asks} {relation} {threshold.value:.4f}{calibrated}: {found} {abs(score - threshold.value):.4f}; "
+        f"a score {flip} {edge:.4f} flips {flipped}."
     )
 
 
 def _composed_lines(decision: Decision) -> list[str]:
     """Return a line for each rule of several comparisons that was evaluated: whether all of it came out true."""
-    if decision.cause in {"unrecognised_prompt", "non_finite", "budget"}:
+    if decision.cause in UNJUDGED:
         return []
     composed = [
         threshold.rule

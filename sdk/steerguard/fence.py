@@ -5,8 +5,14 @@ or that accelerate keeps on the instance, by `model.model(...)`, `model.get_deco
 same decoder. All of them call the first decoder block, so its class asks for the same permission as the model's own,
 and lets each pass that the model was called for enter once.
 
+What is asked is `__call__` of the first block at the time of `wrap`, and nothing else. Code that walks the blocks by hand
+is not stopped: it can call `forward` of the first block, begin at a later one, or run blocks that it put in their place.
+
 What generates text is fenced, what only encodes is not: vision and audio towers, projectors, embeddings and the head
 stay callable, because their outputs become text only in the blocks. A `wrap` leaves every other module as it is.
+
+Compiled code cannot ask who calls. It asks whether any permitted pass of this model runs compiled, in whatever thread,
+and is compiled anew, and refused, where none does.
 
 Without a guard the fenced class does nothing, so a block that something else gave a class derived from it works on
 after `unwrap`.
@@ -17,7 +23,10 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, cast
 
-from steerguard.engine.active import ACTIVE, IN_BLOCKS, STARTED, pass_inside_a_pass, require_permission
+import torch
+
+from steerguard.engine.active import ACTIVE, IN_BLOCKS, STARTED, not_permitted, pass_inside_a_pass, require_permission
+from steerguard.engine.compiled_places import TRACED
 from steerguard.errors import AlreadyWrappedError, GuardedModelCopyError, UnsupportedArchitectureError
 from steerguard.guarded_class import GUARD_ATTRIBUTE
 
@@ -98,6 +107,13 @@ def _entered(original: Any) -> Callable[..., Any]:
 
     @functools.wraps(inner)
     def enter(self: Any, *arguments: Any, **named: Any) -> Any:
+        if torch.compiler.is_compiling():
+            traced = getattr(self, TRACED, None)
+            if traced is not None:
+                # Compared before every compiled pass; reading the layout keeps models with other hooks apart.
+                if traced.passage == "closed" or not traced.layout:
+                    raise not_permitted()
+                return inner(self, *arguments, **named)
         # Asked at every token: in the usual case without a further call.
         guard = self.__dict__.get(GUARD_ATTRIBUTE)
         if guard is not None:

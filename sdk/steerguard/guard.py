@@ -7,23 +7,16 @@ It owns no state of a request, so threads may generate at once.
 
 from __future__ import annotations
 
-import inspect
 import weakref
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import GenerationConfig
 
 from steerguard.engine.active import ACTIVE, Unguided, activity, require_permission
-from steerguard.engine.arguments import (
-    check_arguments,
-    check_cache,
-    check_settings,
-    check_shapes,
-    compiles_itself,
-    unsupported,
-)
+from steerguard.engine.arguments import CACHE, unsupported
+from steerguard.engine.cache_kinds import keeps_keys
+from steerguard.engine.call_checks import check_call
 from steerguard.engine.checking import check_batch
 from steerguard.engine.loop import Engine
 from steerguard.engine.sampling import guided_sample
@@ -33,7 +26,7 @@ from steerguard.errors import IncompatibleModelError, NotWrappedError, Steerguar
 from steerguard.explain import Explanation, explain
 from steerguard.models.blocks import decoder_blocks
 from steerguard.models.chat import render
-from steerguard.models.compiled import compiled_part
+from steerguard.models.compiled import compiled_container, compiled_part
 from steerguard.models.weights_token import weights_token
 
 if TYPE_CHECKING:
@@ -43,13 +36,12 @@ if TYPE_CHECKING:
     from steerguard.audit.log import AuditLog
     from steerguard.decision import Decision
     from steerguard.engine.finish import GuidedResult
+    from steerguard.engine.own_caches import CacheTurn
     from steerguard.models.chat import Conversation
     from steerguard.plan.plan import Plan
     from steerguard.policy.document import Policy
     from steerguard.recorder import Recorder
     from steerguard.tightening import RequestPolicies
-
-SETTING_DEFAULTS = GenerationConfig._get_default_generation_params()  # noqa: SLF001 - the library's only list of them
 
 
 class _Call:
@@ -63,6 +55,7 @@ class _Call:
         self.engine = engine
         self.recorder = recorder
         self.live = True
+        self.turn: CacheTurn | None = None
         self.result: GuidedResult | None = None
 
     def end(self) -> None:
@@ -81,6 +74,7 @@ class Guard:
 
     Attributes:
         owner: token that the activities of this guard carry.
+        compiled: the executor of a model that the app compiles; None with `executor="eager"`.
         setup_seconds: how long each part of `wrap` took, by name.
     """
 
@@ -97,6 +91,7 @@ class Guard:
     ) -> None:
         self._engine = engine
         self.owner = engine.owner
+        self.compiled = engine.compiled
         self._recorder = recorder
         self._model = weakref.ref(model)
         self._tokenizer = tokenizer
@@ -156,13 +151,16 @@ class Guard:
             recorder = recorder.under(engine.program.plan)
             call = _Call(engine, recorder)
             self._require_intact(model)
-            self._check_call(model, original, arguments, named)
-            with activity(call):
-                output = original(*arguments, **named)
-            result = call.outcome()
-            if streamer is not None:
-                streamer.check(result.generated)
-            recorder.release(result)
+            self._check_compiled(model)
+            width = check_call(model, original, arguments, named, compiles=self.compiled is not None)
+            lent = engine.caches.turn(named.get(CACHE), width=width, may_continue=keeps_keys(model, self.plan))
+            with lent as call.turn:
+                with self.uncompiled(model), activity(call):
+                    output = original(*arguments, **named)
+                result = call.outcome()
+                if streamer is not None:
+                    streamer.check(result.generated)
+                recorder.release(result)
             if streamer is not None:
                 streamer.finish(result.generated)
         except BaseException as error:
@@ -199,6 +197,7 @@ class Guard:
             model=self._model(),
             beams=beams,
             record=state.recorder.decided,
+            turn=cast("CacheTurn", state.turn),
             **named,
         )
         return state.result.output
@@ -262,8 +261,9 @@ class Guard:
             IncompatibleModelError: the weights are not those that the artifacts were made on.
         """
         self._unfit = "the check was interrupted"
+        self._engine.caches.outdate()
         try:
-            with activity(Unguided(self.owner)):
+            with self.uncompiled(model), activity(Unguided(self.owner)):
                 self._engine.hooks.require_blocks(decoder_blocks(model))
                 self._check_weights(model)
         except SteerguardError as error:
@@ -282,7 +282,8 @@ class Guard:
         self._recorder.use(audit)
 
     def unwrapped(self) -> None:
-        """Record that the model goes back to its owner without guidance."""
+        """Record that the model goes back to its owner without guidance, and know no cache any more."""
+        self._engine.caches.forget()
         self._recorder.bypassed("unwrap", "steerguard.unwrap was called")
 
     def _check(self, conversations: Sequence[Conversation]) -> list[Decision]:
@@ -294,12 +295,20 @@ class Guard:
         batch = render(self._tokenizer, conversations, device=model.device)
         try:
             self._require_intact(model)
-            result = check_batch(self._engine, model, batch["input_ids"], batch["attention_mask"])
+            with self.uncompiled(model):
+                result = check_batch(self._engine, model, batch["input_ids"], batch["attention_mask"])
             self._recorder.release(result)
         except BaseException as error:
             self._recorder.failed(error)
             raise
         return list(result.decisions)
+
+    def uncompiled(self, model: Any) -> AbstractContextManager[None]:
+        """Keep other threads out and run a model without `torch.compile` inside the block, where the app may compile it.
+
+        The decode steps of a generation run compiled again.
+        """
+        return nullcontext() if self.compiled is None else self.compiled.uncompiled(model)
 
     def allows_unguided(self) -> bool:
         """Return whether this thread is inside `unguided`."""
@@ -318,24 +327,26 @@ class Guard:
                 next_step="Load the original weights, or unwrap the model.",
             )
 
-    def _check_call(
-        self, model: Any, original: Callable[..., Any], arguments: tuple[Any, ...], named: Mapping[str, Any]
-    ) -> None:
-        """Refuse by name what the guard cannot follow, before anything runs."""
-        if compiled_part(model) is not None:
-            raise unsupported("a compiled forward pass (`torch.compile`)")
-        if "prepare_inputs_for_generation" in vars(model):
-            raise unsupported("a `prepare_inputs_for_generation` of the app (prompt tuning, prefix tuning)")
-        bound = inspect.signature(original).bind_partial(*arguments, **named).arguments
-        rest = {**bound.pop("kwargs", {})}
-        inputs, config = bound.pop("inputs", None), bound.pop("generation_config", None)
-        if inputs is not None and model.main_input_name != "input_ids":
-            raise unsupported(f"`inputs` that are `{model.main_input_name}`")
-        effective, model_inputs = model._prepare_generation_config(config, **rest)  # noqa: SLF001 - merges as generate does
-        check_arguments({**bound, **model_inputs})
-        check_shapes(model_inputs.get("input_ids", inputs), model_inputs.get("attention_mask"))
-        check_settings(effective.to_dict(), SETTING_DEFAULTS)
-        check_cache(effective.cache_implementation, compiles=compiles_itself(model, effective))
+    def _check_compiled(self, model: Any) -> None:
+        """Refuse compiled forward passes that this executor does not run.
+
+        Raises:
+            UnsupportedGenerationError: names the compiled part.
+        """
+        if self.compiled is None:
+            part = compiled_part(model)
+            if part is not None:
+                raise UnsupportedGenerationError(
+                    "This version does not generate with a compiled forward pass (`torch.compile`) under the eager executor.",
+                    expected='a model that is not compiled, or one wrapped with `executor="compiled"`',
+                    found=f"compiled {part}",
+                    where="generate",
+                    next_step='Call steerguard.unwrap, and steerguard.wrap(..., executor="compiled") before compiling.',
+                )
+            return
+        part = compiled_container(model)
+        if part is not None:
+            raise unsupported(f"`{part}` inside a container of `torch.compile`")
 
     @staticmethod
     def _with_report(output: Any, result: GuidedResult) -> Any:

@@ -7,7 +7,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedModel
 
@@ -16,21 +16,29 @@ from steerguard.artifacts.fit import fingerprint_entry
 from steerguard.artifacts.verify import VerifiedArtifact, verify_artifact
 from steerguard.audit.log import AuditLog
 from steerguard.detect.bind import bind_probe
+from steerguard.engine.compiled import CompiledExecutor
 from steerguard.engine.hooks import BlockHooks
 from steerguard.engine.loop import Engine
+from steerguard.engine.modality_columns import require_modality_ids
 from steerguard.engine.program import Program, bind_program
 from steerguard.engine.refusal import RefusalTemplate
 from steerguard.engine.rolling import watched_program
 from steerguard.errors import (
     AlreadyWrappedError,
     IncompatibleModelError,
-    NotWrappedError,
     UnsupportedArchitectureError,
     WrapError,
 )
 from steerguard.fence import raise_fence, remove_fence, require_unfenced
 from steerguard.guard import Guard
-from steerguard.guarded_class import GUARD_ATTRIBUTE, bound_guard, guarded_class, is_guarded_class, original_class
+from steerguard.guarded_class import (
+    GUARD_ATTRIBUTE,
+    bound_guard,
+    guarded_base,
+    guarded_class,
+    original_class,
+    require_removable,
+)
 from steerguard.guidance.answer_watch import AnswerWatch
 from steerguard.methods.catalog import method_named
 from steerguard.models.blocks import decoder_blocks
@@ -61,6 +69,9 @@ if TYPE_CHECKING:
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 
+Executor = Literal["eager", "compiled"]
+"""How guidance gets into decode steps: by hooks that come and go, or by hooks that stay and that an app may compile."""
+
 
 class _Clock:
     """How long each named part of `wrap` took, in seconds."""
@@ -83,6 +94,7 @@ def wrap(
     *,
     tokenizer: Any,
     mode: Mode | None = None,
+    executor: Executor = "eager",
     registry: ArtifactStore | Path | str | None = None,
     audit: AuditLog | Path | str | None = None,
     on_decision: Callable[[Decision], None] | None = None,
@@ -96,6 +108,7 @@ def wrap(
         policy: name of a shipped policy, path, `file://` reference, or a `Policy`.
         tokenizer: the model's tokenizer or processor; its chat template tells where a prompt ends.
         mode: overrides the policy's mode: `enforce`, `monitor` (detect and record, change nothing) or `off`.
+        executor: `eager`, or `compiled` for a model that is passed through `torch.compile` after this call.
         registry: where artifacts come from; the embedded registry by default.
         audit: where decisions are recorded; a log in the user's log directory by default.
         on_decision: called with each decision once it is recorded; what it raises stops the release of the text.
@@ -109,7 +122,7 @@ def wrap(
     """
     clock = _Clock()
     _require_wrappable(model)
-    _require_arguments(policy, mode, audit)
+    _require_arguments(policy, mode, executor, audit)
     with clock.part("policy"):
         document = load_policy(policy)
     with clock.part("facts and tokenizer digest"):
@@ -125,6 +138,7 @@ def wrap(
     with clock.part("artifacts"):
         artifacts = _verified(plan, resolved)
         program = _program(plan, artifacts)
+        require_modality_ids(program, modality_ids(cast("Any", model)))
     with clock.part("fingerprint"):
         distances = _check_weights(model, tokenizer, facts, artifacts)
     with clock.part("generation prompt and refusal"):
@@ -133,10 +147,12 @@ def wrap(
     with clock.part("audit"):
         recorder = Recorder(plan, _audit_log(audit, plan), on_decision)
         recorder.loaded(distances)
+    hooks = BlockHooks(blocks)
     engine = Engine(
         owner=object(),
         program=program,
-        hooks=BlockHooks(blocks),
+        hooks=hooks,
+        compiled=CompiledExecutor(program, hooks, blocks) if executor == "compiled" else None,
         generation_prompt=prompt,
         template=template,
         mode=plan.mode,
@@ -153,6 +169,8 @@ def wrap(
     )
     guarded = guarded_class(cast("Any", type(model)))
     raise_fence(blocks[0], guard)
+    if engine.compiled is not None:
+        engine.compiled.install(model)
     object.__setattr__(model, GUARD_ATTRIBUTE, guard)
     model.__class__ = guarded
     return model
@@ -163,17 +181,14 @@ def unwrap(model: Model) -> Model:
 
     Raises:
         NotWrappedError: the model is not wrapped.
+        WrapError: the model's class was derived from the guarded one meanwhile; the model stays guarded.
         AuditError: the unwrapping could not be recorded; the model stays guarded.
     """
-    if not is_guarded_class(type(model)):
-        raise NotWrappedError(
-            "The model is not wrapped.",
-            expected="a model returned by steerguard.wrap",
-            found=type(model).__name__,
-            next_step="Nothing to do: this model runs without a guard.",
-        )
+    require_removable(model)
     guard = bound_guard(model)
     guard.unwrapped()
+    if guard.compiled is not None:
+        guard.compiled.remove(model)
     remove_fence(guard.engine.hooks.first)
     model.__class__ = original_class(type(model))
     object.__delattr__(model, GUARD_ATTRIBUTE)
@@ -185,6 +200,7 @@ def from_pretrained(
     policy: str | Path | Policy,
     *,
     mode: Mode | None = None,
+    executor: Executor = "eager",
     registry: ArtifactStore | Path | str | None = None,
     audit: AuditLog | Path | str | None = None,
     on_decision: Callable[[Decision], None] | None = None,
@@ -196,6 +212,7 @@ def from_pretrained(
         name: folder or Hub name, as for `AutoModelForCausalLM.from_pretrained`.
         policy: as for `wrap`.
         mode: as for `wrap`.
+        executor: as for `wrap`.
         registry: as for `wrap`.
         audit: as for `wrap`.
         on_decision: as for `wrap`.
@@ -210,13 +227,20 @@ def from_pretrained(
     }
     tokenizer = AutoTokenizer.from_pretrained(name, **located)
     wrapped = wrap(
-        model, policy, tokenizer=tokenizer, mode=mode, registry=registry, audit=audit, on_decision=on_decision
+        model,
+        policy,
+        tokenizer=tokenizer,
+        mode=mode,
+        executor=executor,
+        registry=registry,
+        audit=audit,
+        on_decision=on_decision,
     )
     return wrapped, tokenizer
 
 
 def _require_wrappable(model: Any) -> None:
-    if is_guarded_class(type(model)):
+    if guarded_base(type(model)) is not None:
         plan = bound_guard(model).plan
         raise AlreadyWrappedError(
             "The model is wrapped already.",
@@ -237,7 +261,7 @@ def _require_wrappable(model: Any) -> None:
             "The model's forward pass is already compiled, so hooks on its blocks would not run.",
             expected="a model that is not compiled",
             found=f"compiled {compiled}",
-            next_step="Wrap a model that was not passed through torch.compile.",
+            next_step='Wrap the model with `executor="compiled"` before it is passed through torch.compile.',
         )
     inner = [name for name, module in model.named_modules() if name and isinstance(module, GenerationMixin)]
     if inner:
@@ -263,7 +287,7 @@ def _require_wrappable(model: Any) -> None:
         )
 
 
-def _require_arguments(policy: Any, mode: Any, audit: Any) -> None:
+def _require_arguments(policy: Any, mode: Any, executor: Any, audit: Any) -> None:
     for name, value, kinds, expected in (
         ("policy", policy, (str, Path, Policy), "a name, a path or a Policy"),
         (
@@ -277,10 +301,10 @@ def _require_arguments(policy: Any, mode: Any, audit: Any) -> None:
             raise WrapError(
                 f"`{name}` has the wrong type.", expected=expected, found=type(value).__name__, where="steerguard.wrap"
             )
-    if mode not in {None, *get_args(Mode)}:
-        raise WrapError(
-            "There is no such mode.", expected=", ".join(get_args(Mode)), found=repr(mode), where="steerguard.wrap"
-        )
+    for name, value, legal in (("mode", mode, (None, *get_args(Mode))), ("executor", executor, get_args(Executor))):
+        if value not in legal:
+            expected = ", ".join(one for one in legal if one is not None)
+            raise WrapError(f"There is no such {name}.", expected=expected, found=repr(value), where="steerguard.wrap")
 
 
 def _store(registry: ArtifactStore | Path | str | None) -> ArtifactStore:

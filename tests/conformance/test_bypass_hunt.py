@@ -189,6 +189,11 @@ def _returned_cache(model):
     )[:, first.sequences.shape[1] - WIDTH :]  # fmt: skip
 
 
+def _first_layer_emptied(cache):
+    cache.layers[0].reset()
+    return cache
+
+
 def _beam_loop(model, name):
     return getattr(LlamaForCausalLM, name)(model, IDS, **_loop_arguments())
 
@@ -244,6 +249,9 @@ GENERATING = {
     "a foreign cache": lambda model: model.generate(**BATCH, **GREEDY, past_key_values=_own_cache(model)),
     "a foreign static cache": lambda model: model.generate(
         **BATCH, **GREEDY, past_key_values=_own_cache(model, StaticCache)
+    ),
+    "a foreign cache with an empty first layer": lambda model: model.generate(
+        **BATCH, **GREEDY, past_key_values=_first_layer_emptied(_own_cache(model))
     ),
     "the cache of a refused answer": _returned_cache,
     "a compiled container": lambda model: torch.compile(model, backend="eager").generate(**BATCH, **GREEDY),

@@ -10,6 +10,7 @@ from steerguard.audit.log import AuditLog
 from steerguard.detect.cosine import compared_with, cosine
 from steerguard.detect.probe import PROBE_FILE
 from steerguard.models.capture import capture_residuals
+from steerguard.plan.planned_rules import raised
 from steerguard.testing import MemorySink
 
 DETECTORS = """
@@ -127,5 +128,10 @@ def test_a_rate_on_a_cosine_detector_comes_from_its_calibration():
     calibration = verify_artifact(registry.read(pin), pin.digest).calibration
     with guarded(model, document("{detector: c, score: {at_least: {fpr: 0.1}}}", "refuse")) as wrapped:
         decision = wrapped.guard.check([{"role": "user", "content": "hello there"}])
+        tolerance = wrapped.guard.plan.tolerances["c"]
     (threshold,) = next(reading.thresholds for reading in decision.readings if reading.source == "c")
-    assert (threshold.value, threshold.fpr, threshold.place) == (calibration.threshold(0.1), "0.1", None)
+    assert (threshold.value, threshold.fpr, threshold.place) == (
+        raised(calibration.threshold(0.1), tolerance),
+        "0.1",
+        None,
+    )

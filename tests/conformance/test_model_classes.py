@@ -39,8 +39,12 @@ def _scores(model, batch):
 
 
 def _split(model, batch):
-    scores = sorted(_scores(model, batch))
-    return (scores[len(scores) // 2 - 1] + scores[len(scores) // 2]) / 2
+    """A threshold that the upper half of the rows reaches; scores within its tolerance count as reaching it."""
+    with guarded(model, _policy(0.0), mode="monitor") as wrapped, wrapped.guard.collect() as reports:
+        wrapped.generate(**batch, max_new_tokens=1, do_sample=False)
+        (tolerance,) = wrapped.guard.plan.tolerances.values()
+    scores = sorted(report.readings[0].score for report in reports)
+    return (scores[len(scores) // 2 - 1] + scores[len(scores) // 2]) / 2 + tolerance
 
 
 def _run_beside(model, batch, document, **settings):

@@ -261,16 +261,21 @@ def test_a_gate_that_is_not_finite_refuses_the_row():
     assert reports[0].readings[-1].source == "steer/input/block 2"
 
 
-def test_a_point_that_the_plan_does_not_say_and_an_operator_that_does_not_fit_are_refused():
+def test_what_the_plan_does_not_say_and_an_operator_that_does_not_fit_are_refused():
     with operated(shared_model(), []) as wrapped:
         program = wrapped.guard.engine.program
-        silent = dataclasses.replace(
-            program.plan, steps=tuple(dataclasses.replace(step, points=("resid_post",)) for step in program.plan.steps)
-        )
+        (step,) = program.plan.steps
+
+        def bind(item, **declared):
+            changed = dataclasses.replace(step, **{"operator": "ablate", "blocks": (item.block,), **declared})
+            return bind_program(dataclasses.replace(program.plan, steps=(changed,)), program.probes, [item])
+
+        at_input = _item("ablate", "resid_pre")
         with pytest.raises(UnsupportedPlanError, match="resid_pre"):
-            bind_program(silent, program.probes, [_item("ablate", "resid_pre")])
+            bind(at_input, points=("resid_post",))
         short = Operated(operator=Ablate(direction=vector(width=8)), positions="all")
         with pytest.raises(ArtifactFormatError, match="shape"):
-            bind_program(program.plan, program.probes, [intervention(short, block=2)])
+            bind(intervention(short, block=2), points=("resid_post",))
         with pytest.raises(UnsupportedPlanError, match="needs two"):
-            bind_program(program.plan, program.probes, [_item("ablate", "resid_pre", block=1)])
+            bind(_item("ablate", "resid_pre", block=1), points=("resid_pre",))
+        assert bind(at_input, points=("resid_pre",)).interventions == (at_input,)

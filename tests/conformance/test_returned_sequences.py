@@ -105,7 +105,7 @@ def test_a_dictionary_output_carries_one_report_per_returned_sequence(settings):
         found = wrapped.generate(**prompts(4), max_new_tokens=4, return_dict_in_generate=True, **settings)
     assert len(found.guidance) == len(found.sequences) == 4 * settings["num_return_sequences"]
     assert list(found.guidance) == reports
-    assert found.past_key_values is None
+    assert found.past_key_values.get_seq_length() == found.sequences.shape[1] - 1
 
 
 @pytest.mark.parametrize("beams", [1, 2])
@@ -179,9 +179,10 @@ def test_closed_rows_are_identical_with_every_guided_kind_of_cache(cache, archit
 
 
 @pytest.mark.parametrize("settings", [{}, {"num_beams": 2}], ids=["greedy", "beams"])
-def test_a_cache_object_of_the_app_is_refused_by_name(settings):
+def test_a_cache_that_was_filled_without_guidance_is_refused_by_name(settings):
     model = shared_model()
     cache = StaticCache(config=model.config, max_cache_len=64)
+    model.generate(**prompts(1), past_key_values=cache, max_new_tokens=2)
     with guarded(model, policy(1e6)) as wrapped, pytest.raises(UnsupportedGenerationError, match="past_key_values"):
         wrapped.generate(**prompts(1), past_key_values=cache, max_new_tokens=2, **settings)
 

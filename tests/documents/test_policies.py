@@ -11,11 +11,11 @@ from steerguard.methods.bounds import CalibratedBound
 from steerguard.methods.catalog import method_named
 from steerguard.policy.json_schema import FILE_NAME
 from steerguard.policy.load import load_policy, shipped_policies
-from steerguard.policy.rule_documents import ScoreCondition
+from steerguard.policy.rule_documents import AllCondition, AnyCondition, ScoreCondition, comparisons
 from steerguard.policy.yaml_subset import read_document
 
 FULL = Path(__file__).parent / "full.yaml"
-NAMES = ["harmlessness", "harmlessness-monitor", "refuse-only"]
+NAMES = ["cast", "harmlessness", "harmlessness-monitor", "refusal-direction", "refuse-only", "rolling-guard"]
 
 # The embedded probe is calibrated on 596 ordinary benign prompts; a smaller rate cannot be resolved from them.
 SMALLEST_FPR = 1 / 597
@@ -49,10 +49,12 @@ def test_shipped_policy_uses_available_methods_and_rates_that_the_calibration_al
     policy = load_policy(name)
     assert all(method_named(entry.method).status == "available" for entry in policy.guidance)
     for rule in policy.rules:
-        assert isinstance(rule.when, ScoreCondition)
-        bound = rule.when.score.at_least
-        assert isinstance(bound, CalibratedBound)
-        assert bound.fpr >= SMALLEST_FPR
+        compared = [comparison for _, comparison in comparisons(rule.when)]
+        assert compared
+        for comparison in compared:
+            bound = comparison.score.at_least
+            assert isinstance(bound, CalibratedBound)
+            assert bound.fpr >= SMALLEST_FPR
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,10 +66,45 @@ def test_shipped_policy_fails_closed(name: str) -> None:
 
 
 def test_monitor_differs_from_harmlessness_in_mode_and_metadata_only() -> None:
-    enforced, monitored = (load_policy(name).document() for name in NAMES[:2])
+    enforced, monitored = (load_policy(name).document() for name in ("harmlessness", "harmlessness-monitor"))
     differing = {key for key in enforced if enforced[key] != monitored[key]}
     assert differing == {"mode", "metadata"}
     assert monitored["mode"] == "monitor"
+
+
+def test_cast_steers_what_meets_a_condition_on_probe_and_cosine() -> None:
+    policy = load_policy("cast")
+    assert {detector.id: detector.type for detector in policy.detectors} == {
+        "harmful_intent": "linear_probe",
+        "condition": "cosine",
+    }
+    (rule,) = policy.rules
+    assert (rule.then.action, rule.then.use) == ("guide", ("steer",))
+    assert isinstance(rule.when, AnyCondition)
+    alone, both = rule.when.any_of
+    assert isinstance(alone, ScoreCondition)
+    assert isinstance(both, AllCondition)
+    named = [comparison.detector for _, comparison in comparisons(rule.when)]
+    assert named == ["harmful_intent", "harmful_intent", "condition"]
+
+
+def test_refusal_direction_adds_between_the_rates_of_harmlessness_and_never_removes() -> None:
+    policy = load_policy("refusal-direction")
+    (entry,) = policy.guidance
+    assert (entry.method, entry.mode) == ("refusal_direction", "add")
+    assert policy.rules[0] == load_policy("harmlessness").rules[0]
+    assert policy.rules[1].when == load_policy("harmlessness").rules[1].when
+
+
+def test_rolling_guard_refuses_at_the_prompt_and_watches_every_other_row() -> None:
+    policy = load_policy("rolling-guard")
+    (watch,) = policy.guidance
+    assert [rule.then.action for rule in policy.rules] == ["refuse"]
+    assert (policy.default.action, policy.default.use) == ("guide", ("watch",))
+    assert (watch.method, watch.then) == ("rolling_guard", "refuse")
+    (gate,) = (rule.when for rule in policy.rules)
+    (clear, *_) = (rule.when for rule in load_policy("harmlessness").rules)
+    assert gate.score == clear.score
 
 
 def test_refuse_only_needs_no_guidance() -> None:

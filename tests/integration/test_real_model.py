@@ -7,8 +7,9 @@ import torch
 from tests.guarded_models import memory_log, policy, run, same_rows, state_of
 
 import steerguard
+from steerguard.evaluate.refusal import strict_refusal
 from steerguard.models.chat import render
-from steerguard.policy.load import load_policy
+from steerguard.policy.load import load_policy, shipped_policies
 from steerguard.registry.local import embedded_registry
 
 HARMFUL = (
@@ -40,14 +41,20 @@ def guarded_smollm2(smollm2):
 def test_the_embedded_registry_has_the_families_that_shipped_policies_name():
     named = {
         reference.split("@")[0]
-        for name in ("harmlessness", "harmlessness-monitor", "refuse-only")
+        for name in shipped_policies()
         for document in [load_policy(name)]
         for reference in [
             *(detector.artifact for detector in document.detectors),
             *(need.reference for step in document.guidance for need in step.artifact_needs()),
         ]
     }
-    assert named == {"harmful-intent", "inferaligner-steps"}
+    assert named == {
+        "harmful-answer",
+        "harmful-condition",
+        "harmful-intent",
+        "inferaligner-steps",
+        "refusal-direction",
+    }
     assert named | {"inferaligner", "refusal-vectors"} == set(embedded_registry().families())
 
 
@@ -74,7 +81,7 @@ def test_a_check_agrees_with_generate_and_changes_nothing(guarded_smollm2):
     assert state_of(wrapped) == before
 
 
-@pytest.mark.parametrize("name", ["harmlessness", "harmlessness-monitor", "refuse-only"])
+@pytest.mark.parametrize("name", ["cast", "harmlessness", "harmlessness-monitor", "refusal-direction", "refuse-only"])
 def test_a_shipped_policy_wraps_the_demo_model_acts_and_leaves_it_as_it_was(name, smollm2):
     model, tokenizer = smollm2
     before = state_of(model)
@@ -93,3 +100,64 @@ def test_a_shipped_policy_wraps_the_demo_model_acts_and_leaves_it_as_it_was(name
         assert torch.equal(plain[0], guided[0])
     if name == "refuse-only":
         assert reports[1].applied == "refuse"
+
+
+def test_the_condition_of_the_cast_policy_opens_for_a_plain_harmful_request_and_not_for_plain_benign_ones(smollm2):
+    model, tokenizer = smollm2
+    chats = [[{"role": "user", "content": text}] for text in (*BENIGN, HARMFUL[0])]
+    batch = render(tokenizer, chats)
+    plain = run(model, batch, max_new_tokens=24)
+    wrapped = steerguard.wrap(model, "cast", tokenizer=tokenizer, audit=memory_log())
+    try:
+        assert wrapped.guard.plan.cost.passes == 1
+        with wrapped.guard.collect() as reports:
+            steered = run(wrapped, batch, max_new_tokens=24)
+    finally:
+        steerguard.unwrap(wrapped)
+    assert [report.applied for report in reports] == ["allow"] * 4 + ["guide"]
+    assert {reading.source for reading in reports[0].readings} == {"harmful_intent", "condition"}
+    width = batch["input_ids"].shape[1]
+    assert same_rows([0, 1, 2, 3], plain, steered, width)
+    assert strict_refusal(tokenizer.decode(steered[0][4, width:], skip_special_tokens=True))
+    assert not strict_refusal(tokenizer.decode(plain[0][4, width:], skip_special_tokens=True))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param("mode: add, blocks: [16, 17, 18, 19], coefficient: 1.25", id="as the policy uses it"),
+        pytest.param("mode: add", id="at the artifact's own blocks"),
+    ],
+)
+def test_the_refusal_direction_turns_an_answer_into_a_refusal_beside_untouched_rows(smollm2, settings):
+    model, tokenizer = smollm2
+    chats = [[{"role": "user", "content": text}] for text in (*BENIGN, HARMFUL[0])]
+    batch = render(tokenizer, chats)
+    plain = run(model, batch, max_new_tokens=24)
+    document = policy(0.0, settings=settings, method="refusal_direction", version=">=1")
+    wrapped = steerguard.wrap(model, document, tokenizer=tokenizer, audit=memory_log())
+    try:
+        with wrapped.guard.collect() as reports:
+            steered = run(wrapped, batch, max_new_tokens=24)
+    finally:
+        steerguard.unwrap(wrapped)
+    assert [report.applied for report in reports] == ["allow"] * 4 + ["guide"]
+    width = batch["input_ids"].shape[1]
+    assert same_rows([0, 1, 2, 3], plain, steered, width)
+    assert strict_refusal(tokenizer.decode(steered[0][4, width:], skip_special_tokens=True))
+
+
+def test_the_rolling_policy_refuses_at_the_prompt_and_reads_a_benign_answer_without_a_trace(smollm2):
+    model, tokenizer = smollm2
+    chats = [[{"role": "user", "content": text}] for text in (BENIGN[0], HARMFUL[0])]
+    batch = render(tokenizer, chats)
+    plain = run(model, batch, max_new_tokens=8)
+    wrapped = steerguard.wrap(model, "rolling-guard", tokenizer=tokenizer, audit=memory_log())
+    try:
+        with wrapped.guard.collect() as reports:
+            guided = run(wrapped, batch, max_new_tokens=8)
+    finally:
+        steerguard.unwrap(wrapped)
+    assert [(report.cause, report.applied) for report in reports] == [("default", "guide"), ("rule", "refuse")]
+    assert [reading.source for reading in reports[0].readings] == ["harmful_intent", "watch"]
+    assert same_rows([0], plain, guided, batch["input_ids"].shape[1])

@@ -27,6 +27,8 @@ from steerguard.policy.rules import (
 )
 
 DETECTORS, STEPS = ("a", "b"), ("s1", "s2")
+TOLERANCES = (0.25, 0.0)
+"""Of the two detectors: with 0.25 the scores near 0.0 and near 0.5 touch."""
 few = st.sampled_from([-1.0, 0.0, 0.5, 2.0])
 """Few values, so that plans that tighten are found, and scores that hit a bound exactly."""
 finite = few | st.floats(min_value=-1e6, max_value=1e6, width=32)
@@ -67,7 +69,10 @@ def plan():
     found = compile_plan(document, facts, resolve_artifacts(document, facts, registry_for(shared_model())))
     return replace(
         found,
-        detectors=tuple(replace(found.detectors[0], id=name) for name in DETECTORS),
+        detectors=tuple(
+            replace(found.detectors[0], id=name, tolerance=tolerance)
+            for name, tolerance in zip(DETECTORS, TOLERANCES, strict=True)
+        ),
         steps=tuple(replace(found.steps[0], id=name) for name in STEPS),
     )
 
@@ -77,7 +82,7 @@ def with_rules(listed, default):
 
 
 def restrictions(one, values):
-    verdict = decide(one.rules, one.default_action, one.default_use, values)
+    verdict = decide(one.rules, one.default_action, one.default_use, values, tolerances=one.tolerances)
     return ACTION_ORDER.index(verdict.action), set(verdict.use)
 
 

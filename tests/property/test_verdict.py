@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steerguard.artifacts.calibration import next_float32
 from steerguard.engine.verdict import DeviceRules
 from steerguard.errors import NonFiniteHiddenStateError
 from steerguard.plan.planned_rules import float32
@@ -18,6 +19,7 @@ from steerguard.policy.rules import (
     PlannedNot,
     PlannedRule,
     decide,
+    near,
 )
 
 STEPS = ("a", "b")
@@ -33,6 +35,7 @@ CONDITIONS = st.recursive(
     ),
     max_leaves=8,
 )
+TOLERANCES = st.fixed_dictionaries({"d": st.just(0.0) | st.floats(1e-6, 2.0), "e": st.just(0.0) | st.floats(1e-6, 2.0)})
 ACTIONS = st.sampled_from(["allow", "annotate", "guide", "refuse"])
 
 
@@ -56,14 +59,19 @@ def planned_rules(draw):
     rules=planned_rules(),
     default=outcomes(),
     rows=st.lists(st.tuples(SCORES, SCORES, st.booleans()), min_size=1, max_size=6),
+    tolerances=TOLERANCES,
 )
-def test_device_and_host_open_the_same_steps_for_every_row(rules, default, rows):
-    device = DeviceRules(rules=rules, default_action=default[0], default_use=default[1], steps=STEPS)
+def test_device_and_host_open_the_same_steps_for_every_row(rules, default, rows, tolerances):
+    device = DeviceRules(
+        rules=rules, default_action=default[0], default_use=default[1], steps=STEPS, tolerances=tolerances
+    )
     scores = {"d": torch.tensor([row[0] for row in rows]), "e": torch.tensor([row[1] for row in rows])}
     eligible = torch.tensor([row[2] for row in rows])
     opened = device.open_rows(scores, eligible=eligible)
     for index, (first, second, counts) in enumerate(rows):
-        verdict = decide(rules, default[0], default[1], {"d": first, "e": second}, guidance=STEPS)
+        verdict = decide(
+            rules, default[0], default[1], {"d": first, "e": second}, guidance=STEPS, tolerances=tolerances
+        )
         for step in STEPS:
             wanted = counts and verdict.action == "guide" and step in verdict.use
             assert opened[step][index].item() == wanted
@@ -92,3 +100,25 @@ def test_a_score_that_is_not_finite_opens_nothing_whatever_is_negated(rules, def
     assert not any(rows.any() for rows in device.open_rows(scores, eligible=eligible).values())
     with pytest.raises(NonFiniteHiddenStateError):
         decide(rules, default[0], default[1], {"d": score, "e": 0.0}, guidance=STEPS)
+
+
+@given(
+    bound=st.floats(-4, 4, width=32),
+    tolerance=st.floats(1e-6, 2.0),
+    kind=st.sampled_from(["at_least", "below"]),
+    negated=st.booleans(),
+    data=st.data(),
+)
+def test_device_and_host_agree_on_the_scores_beside_both_ends_of_a_tolerance(bound, tolerance, kind, negated, data):
+    """The float32 numbers at which a verdict turns, and their neighbours."""
+    ends = near(bound, tolerance)
+    scores = [score for end in ends for score in (-next_float32(-end), end, next_float32(end))]
+    comparison = PlannedComparison(detector="d", **{kind: PlannedBound(value=bound)})
+    when = PlannedNot(negated=comparison) if negated else comparison
+    rules = (PlannedRule(id="r", when=when, action="guide", use=("a",)),)
+    device = DeviceRules(rules=rules, default_action="allow", default_use=(), steps=("a",), tolerances={"d": tolerance})
+    shown = data.draw(st.permutations(scores))
+    opened = device.open_rows({"d": torch.tensor(shown)}, eligible=torch.ones(len(shown), dtype=torch.bool))["a"]
+    for row, score in enumerate(shown):
+        verdict = decide(rules, "allow", (), {"d": score}, tolerances={"d": tolerance})
+        assert bool(opened[row]) == (verdict.action == "guide")

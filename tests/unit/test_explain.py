@@ -43,6 +43,64 @@ def test_each_bound_says_whether_it_holds_and_what_flips_it(score, bound, holds,
     assert "(false-positive rate 0.02)" in text
 
 
+@pytest.mark.parametrize(
+    ("score", "bound", "place", "words"),
+    [
+        (
+            0.9,
+            "at_least",
+            None,
+            "counts as met, being within the score tolerance, at a distance of 0.1000; a score below 0.8",
+        ),
+        (
+            1.1,
+            "at_least",
+            None,
+            "counts as met, being within the score tolerance, at a distance of 0.1000; a score below 0.8",
+        ),
+        (0.7, "at_least", None, "does not hold by 0.3000; a score at or above 0.8"),
+        (
+            1.1,
+            "below",
+            None,
+            "counts as met, being within the score tolerance, at a distance of 0.1000; a score at or above 1.2",
+        ),
+        (
+            1.1,
+            "at_least",
+            "not",
+            "counts as not met, being within the score tolerance, at a distance of 0.1000; a score at or above 1.2",
+        ),
+        (
+            0.9,
+            "below",
+            "any.0.not",
+            "counts as not met, being within the score tolerance, at a distance of 0.1000; a score below 0.8",
+        ),
+        (
+            0.9,
+            "below",
+            "not.any.0.not",
+            "counts as met, being within the score tolerance, at a distance of 0.1000; a score at or above 1.2",
+        ),
+    ],
+)
+def test_a_bound_within_the_tolerance_says_which_side_it_counts_for(score, bound, place, words):
+    threshold = Threshold(rule="likely", bound=bound, value=1.0, place=place)
+    near = abs(score - 1.0) < 0.2
+    reading = Reading(source="d", score=score, thresholds=(threshold,), tolerance=0.2, near=near)
+    text = str(explain(_decision(readings=(reading,))))
+    assert words in text
+    assert f"`d` read {score:.4f}, give or take 0.2." in text
+    assert ("so the row took the stricter verdict" in text) == near
+
+
+def test_a_row_that_no_rule_judged_did_not_take_the_stricter_verdict():
+    threshold = Threshold(rule="likely", bound="at_least", value=1.0)
+    reading = Reading(source="d", score=0.9, thresholds=(threshold,), tolerance=0.2, near=True)
+    assert "stricter" not in str(explain(_decision(cause="budget", readings=(reading,))))
+
+
 def test_parts_of_a_composed_rule_are_told_with_their_places_and_the_rule_as_a_whole():
     thresholds = (
         Threshold(rule="likely", bound="at_least", value=1.0, place="any.0"),

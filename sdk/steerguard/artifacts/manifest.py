@@ -50,6 +50,7 @@ KNOWN_FEATURES: frozenset[str] = frozenset(
         "operator.clamp",
         "operator.affine",
         "probe.linear",
+        "probe.answer",
         "probe.cosine",
         "probe.prompt_mean",
         "hook.resid_pre",

@@ -127,6 +127,10 @@ class RecordedReading(Part):
     thresholds: tuple[RecordedThreshold, ...]
     token: Count | None = None
     """Generated tokens that the model had read by then; null for what was read at the prompt."""
+    tolerance: Number | None = None
+    """Score tolerance: how far the score may be off; null in records of versions that compared scores as they are."""
+    near: bool = False
+    """Whether the score lies within its tolerance of a threshold, so that the stricter verdict was taken."""
 
 
 class RecordedDose(Part):

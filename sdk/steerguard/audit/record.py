@@ -168,6 +168,8 @@ def _reading(reading: Reading) -> RecordedReading:
         score=None if reading.score is None else decimal(reading.score),
         thresholds=tuple(_threshold(threshold) for threshold in reading.thresholds),
         token=reading.token,
+        tolerance=decimal(reading.tolerance),
+        near=reading.near,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from steerguard.artifacts.codec import write_artifact
+from steerguard.build.answer_artifact import build_answer_probe
 from steerguard.build.card import render_card
 from steerguard.build.condition_artifact import build_condition
 from steerguard.build.contrast import load_contrast
@@ -17,7 +18,7 @@ from steerguard.build.fitted_refusal import build_fitted_refusal
 from steerguard.build.parts import ArtifactParts
 from steerguard.build.probe_artifact import build_probe
 from steerguard.build.recipe import Recipe
-from steerguard.build.recipe_probe import ConditionRecipe, ProbeRecipe
+from steerguard.build.recipe_probe import AnswerProbeRecipe, ConditionRecipe, ProbeRecipe
 from steerguard.build.recipe_refusal_direction import RefusalDirectionRecipe
 from steerguard.build.recipe_vectors import FittedRefusalRecipe, SteeringVectorsRecipe
 from steerguard.build.refusal_direction import build_refusal_direction
@@ -115,6 +116,8 @@ def _built(context: BuildContext) -> ArtifactParts:
             return build_refusal_direction(context, artifact)
         case ProbeRecipe():
             return build_probe(context, artifact)
+        case AnswerProbeRecipe():
+            return build_answer_probe(context, artifact)
         case ConditionRecipe():
             return build_condition(context, artifact)
 

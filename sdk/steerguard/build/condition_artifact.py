@@ -3,6 +3,8 @@
 Reference: conditional activation steering (CAST), arXiv 2409.05907: the condition vector is the first principal
 component of pairs of a prompt that meets the condition and one that does not, each pair centred on its midpoint, read as
 the mean over the prompt (METHODS G2). Here the pairs are drawn by the recipe's seed, and what is read is the recipe's.
+The first component of pairs of unlike prompts says how long they are and what shape they have; for such prompts there is
+the direction of a logistic regression, which the paper does not have.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from steerguard.artifacts.probe_params import COSINE_FEATURE, COSINE_METHOD, PROMPT_MEAN_FEATURE, probe_params
+from steerguard.artifacts.probe_params import COSINE_FEATURE, COSINE_METHOD, PROMPT_MEAN_FEATURE, Part, probe_params
 from steerguard.build.parts import ArtifactParts
 from steerguard.build.probe_measures import benign_splits, calibrate, measured_figures, without
+from steerguard.build.probes import fit_probe
 from steerguard.build.recipe_probe import ConditionRecipe
 from steerguard.build.steps import BuildContext, part_states_of
 from steerguard.detect.cosine import CosineProbe
@@ -36,13 +39,19 @@ def build_condition(context: BuildContext, recipe: ConditionRecipe) -> ArtifactP
     measured = benign_splits(context, recipe)
     sets = context.data.harmful.split("build"), context.data.benign.split("build")
     parts = recipe.parts
-    harmful = part_states_of(context, sets[0], parts, weights="float32", step="target on harmful")
-    benign = part_states_of(context, sets[1], parts, weights="float32", step="target on benign")
+    harmful = part_states_of(context, sets[0], parts, weights=recipe.weights, step="target on harmful")
+    benign = part_states_of(context, sets[1], parts, weights=recipe.weights, step="target on benign")
     probe = CosineProbe(
         id="build",
         blocks=tuple(block for block, _ in parts),
         over=tuple(over for _, over in parts),
-        direction=directions(harmful, benign, recipe.estimator, seed=context.recipe.document.seed),
+        direction=directions(
+            harmful,
+            benign,
+            recipe.estimator,
+            seed=context.recipe.document.seed,
+            inverse_penalty=recipe.inverse_penalty or 1.0,
+        ),
         similarity=recipe.similarity,
     )
     calibration = calibrate(context, recipe, probe, measured.calibration)
@@ -59,7 +68,10 @@ def build_condition(context: BuildContext, recipe: ConditionRecipe) -> ArtifactP
         params={**probe_params(parts), "similarity": recipe.similarity},
         how_made=(
             f"{len(sets[0])} harmful and {len(sets[1])} benign prompts of the project's own contrast set, split `build`.",
-            f"One direction per part, estimator {recipe.estimator.replace('_', ' ')}, float32, at {where}.",
+            (
+                f"One direction per part, estimator {recipe.estimator.replace('_', ' ')}{_penalty(recipe)}, from float32 "
+                f"states of {recipe.weights} weights, at {where}."
+            ),
             f"The score is the {probe.meaning}.",
             (
                 f"Calibrated on {calibration.n} other benign prompts, split `calibration`{without(recipe)}, with "
@@ -83,20 +95,27 @@ def build_condition(context: BuildContext, recipe: ConditionRecipe) -> ArtifactP
     )
 
 
-def directions(harmful: Tensor, benign: Tensor, estimator: str, *, seed: int) -> Tensor:
+def directions(harmful: Tensor, benign: Tensor, estimator: str, *, seed: int, inverse_penalty: float = 1.0) -> Tensor:
     """Return one unit direction per part, pointing from benign to harmful, float32 `[parts, width]`.
 
     Args:
         harmful: float32 `[n, parts, width]`.
         benign: float32 `[m, parts, width]`.
-        estimator: `mean_difference`, or `pca_pairs`: the first principal component of the pairs' halves.
-        seed: draws the pairs.
+        estimator: `mean_difference`; `pca_pairs`, the first principal component of the pairs' halves; or
+            `logistic_regression`, the weights of one for each part.
+        seed: draws the pairs, or seeds the solver.
+        inverse_penalty: `C` of the logistic regression.
 
     Raises:
-        BuildError: a part has no direction.
+        BuildError: a part has no direction, or scikit-learn is needed and not installed.
     """
     if estimator == "mean_difference":
         found = unit_rows(mean_difference(harmful, benign))
+    elif estimator == "logistic_regression":
+        # The parts' names are for the probe, which is not kept: only its weights are.
+        parts: list[Part] = [(part, "end") for part in range(harmful.shape[1])]
+        fitted = fit_probe(harmful, benign, parts, "logistic_regression", inverse_penalty=inverse_penalty, seed=seed)
+        found = unit_rows(fitted.weight)
     else:
         found = _first_components(harmful, benign, seed)
     silent = [part for part in range(found.shape[0]) if not bool(found[part].any())]
@@ -108,6 +127,10 @@ def directions(harmful: Tensor, benign: Tensor, estimator: str, *, seed: int) ->
             next_step="name other blocks, or look whether both prompt files hold the same prompts",
         )
     return found
+
+
+def _penalty(recipe: ConditionRecipe) -> str:
+    return "" if recipe.inverse_penalty is None else f" with inverse penalty {recipe.inverse_penalty}"
 
 
 def _first_components(harmful: Tensor, benign: Tensor, seed: int) -> Tensor:

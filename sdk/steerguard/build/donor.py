@@ -46,30 +46,33 @@ def own_answers(
     tokens: int,
     batch_size: int,
     progress: Callable[[int], None],
+    begins: Sequence[str | None] | None = None,
 ) -> Tensor:
     """Return the model's greedy answers as ids, int64 `[n, tokens]`, padded with -1 after the end of the turn.
 
     Args:
         model: the target.
         tokenizer: its tokenizer.
-        conversations: benign prompts.
+        conversations: what is answered.
         tokens: answer tokens to keep.
         batch_size: prompts per call.
         progress: called with the number of prompts done so far.
+        begins: per conversation a forced beginning of the answer or None; it is no part of what is returned.
     """
     answers = torch.full((len(conversations), tokens), -1, dtype=torch.int64)
     for start in range(0, len(conversations), batch_size):
         rows = list(conversations[start : start + batch_size])
-        inputs = render(tokenizer, rows, device=model.device)
+        forced = None if begins is None else begins[start : start + batch_size]
+        inputs = render(tokenizer, rows, prefills=forced, device=model.device)
         with torch.inference_mode():
             full = model.generate(
                 **inputs,
                 max_new_tokens=tokens,
                 do_sample=False,
-                pad_token_id=_end_of_turn(tokenizer),
+                pad_token_id=end_of_turn(tokenizer),
             )
         new = full[:, inputs["input_ids"].shape[1] :].cpu()
-        ended = (new == _end_of_turn(tokenizer)).cumsum(dim=1) > 1
+        ended = (new == end_of_turn(tokenizer)).cumsum(dim=1) > 1
         answers[start : start + len(rows), : new.shape[1]] = new.masked_fill(ended, -1)
         progress(start + len(rows))
     return answers
@@ -87,7 +90,7 @@ def lessons(tokenizer: Any, conversations: Sequence[Conversation], answers: Sequ
 def refusal_ids(tokenizer: Any, sentence: str) -> tuple[int, ...]:
     """Return the ids of the refusal sentence with the end of the turn."""
     ids = tokenizer(sentence, add_special_tokens=False)["input_ids"]
-    return (*ids, _end_of_turn(tokenizer))
+    return (*ids, end_of_turn(tokenizer))
 
 
 def train_donor(
@@ -220,7 +223,12 @@ def _answer_logits(model: Any, batch: Sequence[Lesson]) -> tuple[Tensor, Tensor,
     return logits, targets[at_answers], at_answers.nonzero()[:, 0]
 
 
-def _end_of_turn(tokenizer: Any) -> int:
+def end_of_turn(tokenizer: Any) -> int:
+    """Return the id that ends an answer.
+
+    Raises:
+        BuildError: the tokenizer names none.
+    """
     if tokenizer.eos_token_id is None:
         raise BuildError("The tokenizer names no end-of-turn token.", expected="tokenizer.eos_token_id", found=None)
     return int(tokenizer.eos_token_id)

@@ -16,7 +16,7 @@ from steerguard.artifacts.attestation import (
 from steerguard.artifacts.calibration import Calibration, calibration_from_scores
 from steerguard.artifacts.fingerprint import PROMPTS, Fingerprint, check_fingerprint, recorded_fingerprint
 from steerguard.artifacts.fit import check_fit, fingerprint_entry
-from steerguard.artifacts.probe_params import probe_parts
+from steerguard.artifacts.probe_params import answer_reading, probe_parts
 from steerguard.artifacts.recalibrate import recalibrated
 from steerguard.artifacts.verify import VerifiedArtifact
 from steerguard.canonical import canonical_bytes, sha256_hex
@@ -61,7 +61,7 @@ def calibrate(
     Raises:
         IncompatibleModelError: the artifact was made for another model, or other weights.
         ArtifactFormatError: the parts of the probe are malformed.
-        CalibrationError: no prompts, or the artifact is no probe.
+        CalibrationError: no prompts, the artifact is no probe, or it is one of answers.
         NonFiniteHiddenStateError: a state holds NaN or an infinity.
     """
     if artifact.manifest.type != "probe":
@@ -70,6 +70,14 @@ def calibrate(
             where=artifact.manifest.reference,
             expected="probe",
             found=artifact.manifest.type,
+        )
+    if answer_reading(artifact.manifest) is not None:
+        raise CalibrationError(
+            "A probe of answers cannot be calibrated on prompts.",
+            where=artifact.manifest.reference,
+            expected="a probe that reads the end of the generation prompt",
+            found="one that requires `probe.answer`",
+            next_step="Build it with `steerguard build` on benign prompts of your own: the build calibrates on answers.",
         )
     if not conversations:
         raise CalibrationError("There are no prompts to calibrate on.", expected="at least one", found="none")

@@ -51,7 +51,7 @@ def unseen_figures(
     if harmful.scores and benign.scores:
         title = {"id": "held_out_auroc", "title": "AUROC", "set": "own prompts, split held_out"}
         figures.append({"weights": weights, **title, **_auroc(harmful.scores, benign.scores)})
-        figures += _gate_rates((harmful, benign), calibration, weights)
+        figures += gate_rates((harmful, benign), calibration, weights)
     measured = [group for group in left_out if group.scores]
     for group in measured:
         if harmful.scores:
@@ -61,7 +61,7 @@ def unseen_figures(
                 "set": f"own harmful prompts, split held_out, against {group.name}",
             }
             figures.append({"weights": weights, **title, **_auroc(harmful.scores, group.scores)})
-    figures += _gate_rates(measured, calibration, weights, prefix="unseen")
+    figures += gate_rates(measured, calibration, weights, prefix="unseen")
     return figures
 
 
@@ -74,9 +74,23 @@ def _auroc(harmful: Sequence[float], benign: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _gate_rates(
-    sets: Sequence[ScoredSet], calibration: Calibration, weights: str, *, prefix: str = "held_out"
+def gate_rates(
+    sets: Sequence[ScoredSet],
+    calibration: Calibration,
+    weights: str,
+    *,
+    prefix: str = "held_out",
+    event: str = "gate opens",
 ) -> Iterator[dict[str, Any]]:
+    """Yield for each reported rate which share of each set reaches the threshold; none of a rate that is too small.
+
+    Args:
+        sets: scores, none of them empty.
+        calibration: where the thresholds come from.
+        weights: weight type that the scores come from.
+        prefix: begins the figures' ids.
+        event: what a score at the threshold means, for the titles.
+    """
     for rate in _REPORTED_RATES:
         if float(calibration.smallest_fpr) > float(rate):
             continue
@@ -86,7 +100,7 @@ def _gate_rates(
             yield {
                 "weights": weights,
                 "id": f"{prefix}_{one.id}_gate_rate_fpr_{rate}",
-                "title": f"gate opens at fpr {rate}",
+                "title": f"{event} at fpr {rate}",
                 "set": one.name,
                 "value": f"{fired.rate:.4f}",
                 **fired.as_strings(),

@@ -78,7 +78,7 @@ def measured_figures(
         scored("benign", f"own benign prompts, split held_out{without(recipe)}", benign.held_out, "held-out benign"),
         [
             scored(
-                f"benign_{group.replace('*', '').strip('_.-')}",
+                group_id(group),
                 f"own benign prompts of the kinds {group}, splits calibration and held_out",
                 prompts,
                 f"benign {group}",
@@ -92,6 +92,11 @@ def measured_figures(
 
 def _scores(context: BuildContext, probe: Probe, prompts: PromptSet, weights: str, step: str) -> list[float]:
     return probe.score(part_states_of(context, prompts, probe.parts, weights=weights, step=step)).tolist()
+
+
+def group_id(group: str) -> str:
+    """Return how figures name a group of kinds that the calibration leaves out."""
+    return f"benign_{group.replace('*', '').strip('_.-')}"
 
 
 def without(recipe: CalibratedRecipe) -> str:

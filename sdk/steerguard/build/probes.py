@@ -122,7 +122,10 @@ def out_of_fold_by_part(
             found=f"{len(harmful)} harmful, {len(benign)} benign",
             next_step="lower artifact.folds or add prompts",
         )
-    of_harmful, of_benign = _fold_of(len(harmful), folds, seed), _fold_of(len(benign), folds, seed + 1)
+    of_harmful, of_benign = (
+        spread_over_folds(len(harmful), folds, seed),
+        spread_over_folds(len(benign), folds, seed + 1),
+    )
     parts: list[Part] = [(index, "end") for index in range(harmful.shape[1])]
     harmful_scores, benign_scores = torch.empty(len(harmful), len(parts)), torch.empty(len(benign), len(parts))
     for fold in range(folds):
@@ -175,7 +178,8 @@ def _labels(harmful: Tensor, benign: Tensor) -> NDArray[np.float64]:
     return np.concatenate([np.ones(len(harmful)), np.zeros(len(benign))])
 
 
-def _fold_of(count: int, folds: int, seed: int) -> Tensor:
+def spread_over_folds(count: int, folds: int, seed: int) -> Tensor:
+    """Return the fold of each of so many conversations, int64 `[count]`; folds differ in size by one at most."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     fold = torch.empty(count, dtype=torch.int64)
     fold[order] = torch.arange(count) % folds
@@ -188,7 +192,7 @@ def _logistic_regression(
     try:
         from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - optional extra `build`
     except ImportError as error:
-        raise _needs_scikit_learn("logistic_regression") from error
+        raise needs_scikit_learn("logistic_regression") from error
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale[scale == 0] = 1.0
     classifier = LogisticRegression(C=inverse_penalty, class_weight="balanced", max_iter=3000, random_state=seed)
@@ -201,13 +205,14 @@ def _lda(features: NDArray[np.float64], labels: NDArray[np.float64]) -> tuple[ND
     try:
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis  # noqa: PLC0415 - optional extra `build`
     except ImportError as error:
-        raise _needs_scikit_learn("lda") from error
+        raise needs_scikit_learn("lda") from error
     classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[0.5, 0.5])
     classifier.fit(features, labels)
     return np.asarray(classifier.coef_[0]), float(classifier.intercept_[0])
 
 
-def _needs_scikit_learn(estimator: ProbeEstimator) -> BuildError:
+def needs_scikit_learn(estimator: ProbeEstimator) -> BuildError:
+    """Return the error for an estimator that is not installed."""
     return BuildError(
         f"The estimator {estimator} needs scikit-learn.",
         where="artifact.estimator",

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
+from steerguard.artifacts.probe_params import READS_ANSWERS
 from steerguard.build.recipe_part import BlockIndex, FloatDtype, Name, RecipePart, ascending
-from steerguard.build.recipe_probe import ConditionRecipe, ProbeRecipe
+from steerguard.build.recipe_probe import AnswerProbeRecipe, ConditionRecipe, ProbeRecipe
 from steerguard.build.recipe_refusal_direction import RefusalDirectionRecipe
 from steerguard.build.recipe_vectors import FittedRefusalRecipe, SteeringVectorsRecipe
 from steerguard.errors import PolicySyntaxError, RecipeError
@@ -68,19 +69,31 @@ class FingerprintSettings(RecipePart):
 
 
 def _artifact_kind(value: Any) -> Any:
-    """Return the tag of the artifact part: its method, left out the first that there was for the type."""
+    """Return the tag of the artifact part: its method, left out the first that there was for the type.
+
+    A probe of answers has a tag of its own, since its fields differ although its method does not.
+    """
     get = value.get if isinstance(value, dict) else lambda name, default=None: getattr(value, name, default)
     kind = get("type")
     first = {"steering_vectors": "inferaligner", "probe": "linear_probe"}.get(kind) if isinstance(kind, str) else None
-    return kind if first is None else get("method", first)
+    method = kind if first is None else get("method", first)
+    return "answer_probe" if method == "linear_probe" and get("read") == READS_ANSWERS else method
 
 
-ArtifactRecipe = SteeringVectorsRecipe | FittedRefusalRecipe | RefusalDirectionRecipe | ProbeRecipe | ConditionRecipe
+ArtifactRecipe = (
+    SteeringVectorsRecipe
+    | FittedRefusalRecipe
+    | RefusalDirectionRecipe
+    | ProbeRecipe
+    | AnswerProbeRecipe
+    | ConditionRecipe
+)
 _Artifact = Annotated[
     Annotated[SteeringVectorsRecipe, Tag("inferaligner")]
     | Annotated[FittedRefusalRecipe, Tag("fitted_refusal")]
     | Annotated[RefusalDirectionRecipe, Tag("refusal_direction")]
     | Annotated[ProbeRecipe, Tag("linear_probe")]
+    | Annotated[AnswerProbeRecipe, Tag("answer_probe")]
     | Annotated[ConditionRecipe, Tag("cosine")],
     Discriminator(_artifact_kind),
 ]
@@ -90,6 +103,7 @@ _TAGS = {
     "fitted_refusal",
     "refusal_direction",
     "linear_probe",
+    "answer_probe",
     "cosine",
     "fine_tuned",
     "system_prompt",

@@ -1,4 +1,4 @@
-"""Recipes of probes: linear ones, with lists to choose from by cross-validation, and conditions that compare by cosine."""
+"""Recipes of probes: linear ones of prompts or of answers, and conditions that compare by cosine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from steerguard.artifacts.probe_params import Part, Similarity
+from steerguard.build.recipe_answers import AnswerSettings
 from steerguard.build.recipe_part import Blocks, BlocksOrNone, FloatDtype, RecipePart, ascending, given_once
 
 ProbeEstimator = Literal["mean_difference", "logistic_regression", "lda"]
@@ -51,6 +52,8 @@ class ProbeRecipe(CalibratedRecipe):
 
     type: Literal["probe"]
     method: Literal["linear_probe"] = "linear_probe"
+    read: Literal["generation_prompt_end"] = "generation_prompt_end"
+    """`answer` makes a probe of answers, which has fields of its own."""
     blocks: Blocks | None = None
     """Blocks that are read at the end of the generation prompt, at `resid_post`; no block of a probe may lie above the
     first steered block of a one-pass policy."""
@@ -96,6 +99,42 @@ class ProbeRecipe(CalibratedRecipe):
         return {field: blocks for field, blocks in lists.items() if blocks}
 
 
+class AnswerProbeRecipe(CalibratedRecipe):
+    """A linear probe on the newest token of the model's own answers, one logistic regression over all reads of them."""
+
+    type: Literal["probe"]
+    method: Literal["linear_probe"] = "linear_probe"
+    read: Literal["answer"]
+    blocks: Blocks
+    """Blocks that are read at the newest token, at `resid_post`."""
+    mean_blocks: BlocksOrNone = ()
+    """Blocks whose prompt mean is read once, and is part of every score of the answer."""
+    estimator: Literal["logistic_regression"] = "logistic_regression"
+    inverse_penalty: _Penalty = 1.0
+    """Inverse of the L2 penalty (`C`) on standardised features."""
+    answers: AnswerSettings
+    folds: Annotated[int, Field(ge=2, le=20)] = 5
+    """Folds of the cross-validation that the card reports, split by prompt."""
+    weights: FloatDtype = "float32"
+    """Weight type of the model that writes the answers for fitting, and whose states are read."""
+
+    @model_validator(mode="after")
+    def _ascend(self) -> Self:
+        ascending(self.block_lists())
+        return self
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Block and what is read there, by block, the newest token before the prompt mean."""
+        newest: list[Part] = [(block, "end") for block in self.blocks]
+        return tuple(sorted([*newest, *((block, "prompt_mean") for block in self.mean_blocks)]))
+
+    def block_lists(self) -> dict[str, tuple[int, ...]]:
+        """Return every list of blocks that is not empty, by its field."""
+        lists = {"artifact.blocks": self.blocks, "artifact.mean_blocks": self.mean_blocks}
+        return {field: blocks for field, blocks in lists.items() if blocks}
+
+
 class ConditionRecipe(CalibratedRecipe):
     """The condition of CAST: directions between harmful and benign prompts, compared by cosine."""
 
@@ -105,15 +144,23 @@ class ConditionRecipe(CalibratedRecipe):
     """Blocks that are read at the end of the generation prompt, at `resid_post`."""
     mean_blocks: BlocksOrNone = ()
     """Blocks whose prompt mean is read, as the paper does."""
-    estimator: Literal["mean_difference", "pca_pairs"] = "pca_pairs"
-    """`pca_pairs`: first principal component of pairs centred on their midpoints, as the paper does."""
+    estimator: Literal["mean_difference", "pca_pairs", "logistic_regression"] = "pca_pairs"
+    """`pca_pairs`: first principal component of pairs centred on their midpoints, as the paper does;
+    `logistic_regression`: the weights of one, for mixed prompts, which one component does not separate."""
+    inverse_penalty: _Penalty | None = None
+    """Inverse of the L2 penalty (`C`) on standardised features; logistic regression only; 1.0 where not given."""
     similarity: Similarity = "tanh_projection"
     """`tanh_projection`: the paper's; `direction`: the cosine with the direction itself."""
+    weights: FloatDtype = "float32"
+    """Weight type of the model that the fitted states are read from; the states themselves are float32."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if not self.blocks and not self.mean_blocks:
             message = "artifact.blocks: give blocks, mean_blocks, or both"
+            raise ValueError(message)
+        if self.inverse_penalty is not None and self.estimator != "logistic_regression":
+            message = f"artifact.inverse_penalty: only logistic_regression has a penalty, not {self.estimator}"
             raise ValueError(message)
         ascending(self.block_lists())
         return self

@@ -51,11 +51,16 @@ class BuildContext:
     model_digest: str
 
     def identity(self) -> dict[str, Any]:
-        """Return what every cached step depends on: the weights, the tokenizer and the template."""
+        """Return what every cached step depends on: the weights, the tokenizer, the template and the kind of device.
+
+        The CPU is not named, so that what was computed there before devices were told apart stays valid.
+        """
+        device = self.model.device.type
         return {
             "weights": self.model_digest,
             "tokenizer": self.facts.tokenizer_sha256,
             "template": self.facts.chat_template_sha256,
+            **({} if device == "cpu" else {"device": device}),
         }
 
     def batched_identity(self) -> dict[str, Any]:

@@ -101,13 +101,7 @@ class VectorInputs:
         return self._read_target(prompts, answers, step), self._read_donor(prompts, answers, step)
 
     def _read_target(self, prompts: PromptSet, answers: Sequence[Sequence[int]], step: str) -> AnswerMeans:
-        context = self._context
-        depends_on = {**context.batched_identity(), "prompts": prompts.content_digest, **_said(answers)}
-
-        def compute() -> dict[str, Tensor]:
-            return _read(context, context.model, context.tokenizer, prompts, answers, f"target {step}")
-
-        return AnswerMeans(**context.cache.run("answer-means", depends_on, compute))
+        return answer_means_of(self._context, prompts, answers, step=f"target {step}")
 
     def _read_donor(self, prompts: PromptSet, answers: Sequence[Sequence[int]], step: str) -> AnswerMeans:
         context = self._context
@@ -129,6 +123,25 @@ class VectorInputs:
             "target": self._context.batched_identity(),
             "prompts": [prompts.content_digest for prompts in shown],
         }
+
+
+def answer_means_of(
+    context: BuildContext, prompts: PromptSet, answers: Sequence[Sequence[int]], *, step: str
+) -> AnswerMeans:
+    """Return the target's means while answers are forced on it, from the cache if there.
+
+    Args:
+        context: the build.
+        prompts: conversations.
+        answers: ids that follow each of them.
+        step: what the progress bar shows.
+    """
+    depends_on = {**context.batched_identity(), "prompts": prompts.content_digest, **_said(answers)}
+
+    def compute() -> dict[str, Tensor]:
+        return _read(context, context.model, context.tokenizer, prompts, answers, step)
+
+    return AnswerMeans(**context.cache.run("answer-means", depends_on, compute))
 
 
 def _said(answers: Sequence[Sequence[int]]) -> dict[str, Any]:

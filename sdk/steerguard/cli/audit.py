@@ -136,7 +136,9 @@ def _comparison(reading: dict[str, Any]) -> str:
         f"{'≥' if bound['bound'] == 'at_least' else '<'} {float(bound['value']):.4g} ({bound['rule']})"
         for bound in reading["thresholds"]
     ]
-    return f"{reading['source']} {score}" + (f" vs {', '.join(bounds)}" if bounds else "")
+    # Records from before the score tolerance do not say.
+    near = ", within the tolerance" if reading.get("near") else ""
+    return f"{reading['source']} {score}" + (f" vs {', '.join(bounds)}" if bounds else "") + near
 
 
 def _dose(dose: dict[str, Any]) -> str:

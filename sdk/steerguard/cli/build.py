@@ -75,11 +75,14 @@ def build(
     try:
         # Read the recipe before torch is loaded: a wrong field is said at once.
         from steerguard.build.recipe import load_recipe
+        from steerguard.registry.local import open_registry
 
         parsed = load_recipe(_recipe_path(recipe))
         if out.exists():
             raise BuildError("The output folder exists already.", where=out, next_step="choose a new folder")
         _check_names(variant, scale_blocks=scale_blocks, base=(base_repo, base_source))
+        # A registry that cannot take the artifact is said before the work.
+        target = None if registry is None else open_registry(registry)
         from steerguard.build.artifact import build_artifact
         from steerguard.build.figures import effect_of
 
@@ -104,10 +107,8 @@ def build(
         if built.reused_steps:
             console.print(f"from the cache: {_counted(built.reused_steps)}", markup=False)
         console.print(f"{built.folder}  {built.digest}", markup=False)
-        if registry is not None:
-            from steerguard.registry.local import LocalDirectory
-
-            pin = LocalDirectory(registry).add(built.folder)
+        if target is not None:
+            pin = target.add(built.folder)
             console.print(f"added to {registry}: {pin.family}/{pin.variant}@{pin.version}", markup=False)
     except SteerguardError as error:
         typer.echo(f"{error.code}: {error}", err=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from steerguard.artifacts.attestation import Attestation
     from steerguard.artifacts.calibration import Calibration
     from steerguard.evaluate.prompt_files import PromptSet
+    from steerguard.registry.local import LocalDirectory
 
 _SHOWN_RATES = ("0.01", "0.02", "0.05", "0.1")
 
@@ -85,12 +86,13 @@ def _calibrate(
     batch_size: int,
 ) -> None:
     from steerguard.artifacts.reference import parse_reference
-    from steerguard.registry.local import LocalDirectory, embedded_registry
+    from steerguard.registry.local import LocalDirectory, embedded_registry, open_registry
     from steerguard.registry.resolve import pinned_variants
 
     store = embedded_registry() if registry is None else LocalDirectory(registry)
-    # A wrong name is said before a model is loaded.
+    # A wrong name, or a registry that cannot take a version, is said before a model is loaded.
     pinned_variants(store, parse_reference(reference))
+    target = None if add_to is None else open_registry(add_to)
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -131,7 +133,7 @@ def _calibrate(
     if version is None:
         _write_attestation(attest(artifact, own, created=created), out, reference)
     else:
-        _write_version(new_version(files, artifact, own, version=version, created=created), out, add_to)
+        _write_version(new_version(files, artifact, own, version=version, created=created), out, target)
 
 
 def _show_rates(own: Calibration, artifacts: Calibration | None) -> None:
@@ -165,17 +167,16 @@ def _write_attestation(attestation: Attestation, out: Path, reference: str) -> N
     typer.echo(f'    calibration:\n      file: {out.name}\n      sha256: "{sha256_hex(content)}"')
 
 
-def _write_version(files: dict[str, bytes], out: Path, add_to: Path | None) -> None:
+def _write_version(files: dict[str, bytes], out: Path, add_to: LocalDirectory | None) -> None:
     from steerguard.artifacts.codec import write_new_folder
     from steerguard.artifacts.manifest import manifest_digest
     from steerguard.artifacts.paths import MANIFEST
-    from steerguard.registry.local import LocalDirectory
 
     write_new_folder(out, files)
     typer.echo(f"\nWrote {out}  {manifest_digest(files[MANIFEST])}")
     if add_to is not None:
-        pin = LocalDirectory(add_to).add(out)
-        typer.echo(f"Added to {add_to}: {pin.reference}")
+        pin = add_to.add(out)
+        typer.echo(f"Added to {add_to.root}: {pin.reference}")
 
 
 def _prompt_sets(benign: list[str]) -> list[PromptSet]:

@@ -17,7 +17,7 @@ vector; the tanh is the authors' code (METHODS G2):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,6 +41,8 @@ class CosineProbe(Probe):
     direction: Tensor
     """float32 `[parts, width]`, no row zero."""
     similarity: Similarity
+    _placed: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
+    """Directions by device; a device that is read on gets its copy once."""
 
     @property
     def meaning(self) -> str:
@@ -52,8 +54,17 @@ class CosineProbe(Probe):
 
     def partial(self, index: int, states: Tensor) -> Tensor:
         """Return `sim(h) / parts`, float32 `[rows]`; see `Probe.partial`."""
-        direction = self.direction[index].to(states.device)
+        direction = self._on(states.device)[index]
         return cosine(states, compared_with(states, direction, self.similarity)) / len(self.blocks)
+
+    def place(self, device: torch.device) -> None:
+        """Copy the directions to a device that is read on later; see `Probe.place`."""
+        self._on(device)
+
+    def _on(self, device: torch.device) -> Tensor:
+        if device not in self._placed:
+            self._placed[device] = self.direction.to(device)
+        return self._placed[device]
 
 
 def compared_with(states: Tensor, direction: Tensor, similarity: Similarity) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steerguard.detect.probe import PROBE_FILE, Probe
 from steerguard.errors import ArtifactFormatError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from steerguard.artifacts.verify import VerifiedArtifact
@@ -23,6 +24,8 @@ class LinearProbe(Probe):
     """float32 `[parts, width]`."""
     bias: Tensor
     """float32 `[parts]`."""
+    _placed: dict[torch.device, tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
+    """Weight and bias by device; a device that is read on gets its copy once."""
 
     @property
     def meaning(self) -> str:
@@ -33,9 +36,17 @@ class LinearProbe(Probe):
 
     def partial(self, index: int, states: Tensor) -> Tensor:
         """Return `(weight_i . h + bias_i) / parts`, float32 `[rows]`; see `Probe.partial`."""
-        weight = self.weight[index].to(states.device)
-        bias = self.bias[index].to(states.device)
-        return ((states * weight).sum(dim=-1) + bias) / len(self.blocks)
+        weight, bias = self._on(states.device)
+        return ((states * weight[index]).sum(dim=-1) + bias[index]) / len(self.blocks)
+
+    def place(self, device: torch.device) -> None:
+        """Copy the weights to a device that is read on later; see `Probe.place`."""
+        self._on(device)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if device not in self._placed:
+            self._placed[device] = (self.weight.to(device), self.bias.to(device))
+        return self._placed[device]
 
 
 def bind_linear_probe(detector: PlannedDetector, artifact: VerifiedArtifact) -> LinearProbe:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from steerguard.artifacts.probe_params import Over, Part
@@ -50,6 +51,13 @@ class Probe(ABC):
 
         Returns:
             float32 `[rows]`; not finite where the states are not.
+        """
+
+    @abstractmethod
+    def place(self, device: torch.device) -> None:
+        """Copy what the probe reads with to a device ahead of its first read there, once.
+
+        A read at a decode step must not copy: the step would wait for the host.
         """
 
     def score(self, states: Tensor) -> Tensor:

@@ -95,12 +95,17 @@ def require_permission(owner: object) -> None:
     """
     state = ACTIVE.get()
     if state is None or state.owner is not owner or not state.permits_forward:
-        raise UnguidedForwardError(
-            "A wrapped model was called directly, outside `generate`.",
-            expected="a call to `generate`, `guard.check` or `guard.explain`, or a pass inside `with guard.forward():`",
-            found="a direct forward pass of the model or its text decoder, or one in another thread, task or callback",
-            next_step="Use `with model.guard.unguided(reason):`, which records the bypass, or `steerguard.unwrap(model)`.",
-        )
+        raise not_permitted()
+
+
+def not_permitted() -> UnguidedForwardError:
+    """Return the error for a pass that no guided request of this guard started."""
+    return UnguidedForwardError(
+        "A wrapped model was called directly, outside `generate`.",
+        expected="a call to `generate`, `guard.check` or `guard.explain`, or a pass inside `with guard.forward():`",
+        found="a direct forward pass of the model or its text decoder, or one in another thread, task or callback",
+        next_step="Use `with model.guard.unguided(reason):`, which records the bypass, or `steerguard.unwrap(model)`.",
+    )
 
 
 def pass_inside_a_pass() -> UnguidedForwardError:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 
 from steerguard.engine.operators import apply_operator, on_device
 from steerguard.engine.positions import changes_decode, position_mask
-from steerguard.engine.schedules import Parts, parts_of, position_numbers, steady_vector
+from steerguard.engine.schedules import Parts, ending_vector, parts_of, position_numbers, steady_vector
 from steerguard.guidance.intervention import ByPhase, ByStep, Constant, Operated, Phases
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from steerguard.guidance.intervention import Intervention, Operator, Positions
+    from steerguard.guidance.intervention import FirstSteps, Intervention, Operator, PositionRule, Positions
 
 NEGATIVE_ZERO = -0.0
 
@@ -27,13 +28,16 @@ class Additions:
     Args:
         prompt_mask: bool `[rows, prompt width]`, False at padding.
         ends: int64 `[rows]`, column of the end of the generation prompt.
+        texts: bool `[rows, prompt width]`, False where an image, sound or video stands; None where there is none, or
+            no intervention leaves them out.
     """
 
-    def __init__(self, prompt_mask: Tensor, ends: Tensor) -> None:
+    def __init__(self, prompt_mask: Tensor, ends: Tensor, texts: Tensor | None = None) -> None:
         self._prompt_mask = prompt_mask
         self._ends = ends
+        self._texts = texts
         self._parts: dict[Intervention, Parts] = {}
-        self._masks: dict[tuple[Positions, int, torch.device], Tensor] = {}
+        self._masks: dict[tuple[Positions | FirstSteps, int, torch.device], Tensor] = {}
         self._numbers: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
         self._stepped: dict[Intervention, Tensor] = {}
         self._vectors: dict[tuple[Intervention, torch.device, torch.dtype], Tensor] = {}
@@ -50,15 +54,23 @@ class Additions:
         Returns:
             bool `[rows, columns]`, and hidden states like `hidden`, which hold only where the mask is true.
         """
+        places, changed = self._changed(intervention, hidden, first)
+        if self._texts is None or intervention.modality_tokens == "include":
+            return places, changed
+        shown = self._texts[:, first : first + hidden.shape[1]].to(hidden.device)
+        generated = hidden.shape[1] - shown.shape[1]
+        return places & torch.nn.functional.pad(shown, (0, generated), value=True), changed
+
+    def _changed(self, intervention: Intervention, hidden: Tensor, first: int) -> tuple[Tensor, Tensor]:
+        """Return what `in_pass` does, at columns of images and sounds too."""
         schedule, device = intervention.schedule, hidden.device
         here = slice(first, first + hidden.shape[1])
         width = max(here.stop, self._prompt_mask.shape[1])
         if isinstance(schedule, Constant):
-            mask = self._mask(schedule.positions, width, device)
+            mask = self._where(schedule.positions, width, device)
             return mask[:, here], hidden + self._converted(intervention, schedule.vector, hidden)
         if isinstance(schedule, Operated):
-            rule = schedule.positions
-            mask = self._phases(rule, width, device) if isinstance(rule, Phases) else self._mask(rule, width, device)
+            mask = self._where(schedule.positions, width, device)
             return mask[:, here], apply_operator(self.operator(intervention, schedule, device), hidden)
         numbers, present = (found[:, here] for found in self._positions(width, device))
         active, added = self._table(intervention, schedule, hidden).at(numbers)
@@ -78,6 +90,9 @@ class Additions:
             intervention: one of the request.
             gate: bool `[rows]`, its open rows.
         """
+        ending = ending_vector(intervention.schedule)
+        if ending is not None:
+            return ending[1] if bool(gate.any()) else 0
         if not isinstance(intervention.schedule, ByStep):
             return 0
         prefilled = self._fed_back(1, gate.device)[:, 0] - 1
@@ -91,14 +106,28 @@ class Additions:
             gates: bool `[rows]` by intervention of the block.
             like: tells device, type and width: `[..., width]`.
         """
+        return self._sum(gates, like, step=None)
+
+    def _sum(self, gates: Mapping[Intervention, Tensor], like: Tensor, *, step: int | None) -> Tensor:
+        """Return what schedules other than `ByStep` add in one decode step; None for a step behind all that end."""
         shape = (self._prompt_mask.shape[0], 1, like.shape[-1])
         total = torch.full(shape, NEGATIVE_ZERO, device=like.device, dtype=like.dtype)
         for intervention, gate in gates.items():
-            vector = steady_vector(intervention.schedule)
+            vector, ending = steady_vector(intervention.schedule), ending_vector(intervention.schedule)
+            if ending is not None and step is not None and step < ending[1]:
+                vector = ending[0]
             if vector is not None:
                 added = total + self._converted(intervention, vector, like)
                 total = torch.where(gate[:, None, None], added, total)
         return total
+
+    def _stretches(self, gates: Mapping[Intervention, Tensor], like: Tensor, passes: int) -> list[Tensor]:
+        """Return what is added in each of the first decode steps; between two ends every step is the same tensor."""
+        ends = {ending[1] for ending in (ending_vector(item.schedule) for item in gates) if ending is not None}
+        cuts = [0, *sorted(end for end in ends if end < passes), passes]
+        return [
+            delta for begin, end in pairwise(cuts) for delta in [self._sum(gates, like, step=begin)] * (end - begin)
+        ]
 
     def stepped(self, gates: Mapping[Intervention, Tensor], like: Tensor, *, passes: int) -> Sequence[Tensor]:
         """Return what one block adds in each of the first decode steps, each like `steady`.
@@ -109,15 +138,19 @@ class Additions:
             passes: how many decode steps, at least 1.
 
         Returns:
-            One view per step of a tensor that holds them all; nothing else of that size is alive here, except while
-            the second and later interventions of a block are added.
+            Where some intervention is `ByStep`, one view per step of a tensor that holds them all; nothing else of
+            that size is alive here, except while the second and later interventions of a block are added. Otherwise
+            one tensor for each stretch of steps that are alike.
         """
+        if not any(isinstance(item.schedule, ByStep) for item in gates):
+            return self._stretches(gates, like, passes)
         numbers, total = self._fed_back(passes, like.device), None
         for intervention, gate in gates.items():
             if isinstance(intervention.schedule, ByStep):
                 added = self._step_by_step(intervention, intervention.schedule, gate, numbers, like)
             else:
-                added = self.steady({intervention: gate}, like).expand(passes, -1, -1, -1)
+                alike = self._stretches({intervention: gate}, like, passes)
+                added = alike[0].expand(passes, -1, -1, -1) if alike[0] is alike[-1] else torch.stack(alike)
             # Adding negative zero changes no bit, so closed rows need no selection here.
             total = added.contiguous() if total is None else total.add_(added)
         return () if total is None else total.unbind(0)
@@ -140,6 +173,9 @@ class Additions:
         if isinstance(intervention.schedule, ByStep):
             active = self._stepped.get(intervention)
             return [0] * rows if active is None else active[:, :passes].sum(dim=1).tolist()
+        ending = ending_vector(intervention.schedule)
+        if ending is not None:
+            return [min(passes, ending[1])] * rows
         if isinstance(intervention.schedule, Operated):
             return [passes if changes_decode(intervention.schedule.positions) else 0] * rows
         return [passes if steady_vector(intervention.schedule) is not None else 0] * rows
@@ -164,7 +200,9 @@ class Additions:
             self._parts[intervention] = parts_of(schedule, like=like)
         return self._parts[intervention]
 
-    def _mask(self, positions: Positions, width: int, device: torch.device) -> Tensor:
+    def _where(self, positions: PositionRule, width: int, device: torch.device) -> Tensor:
+        if isinstance(positions, Phases):
+            return self._phases(positions, width, device)
         key = (positions, width, device)
         if key not in self._masks:
             # Without a cache every pass is one column wider, and the narrower ones are over.
@@ -176,7 +214,8 @@ class Additions:
     def _phases(self, phases: Phases, width: int, device: torch.device) -> Tensor:
         numbers, present = self._positions(width, device)
         wanted = torch.tensor([phases.prompt, phases.last, phases.decode], device=device)
-        return present & wanted[numbers.clamp(-1, 1) + 1]
+        there = present & wanted[numbers.clamp(-1, 1) + 1]
+        return there if phases.steps is None else there & (numbers <= phases.steps)
 
     def _positions(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         key = (width, device)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import DynamicCache, GenerationConfig
 
+from steerguard.engine.cache_kinds import unknown_kind
 from steerguard.errors import UnsupportedGenerationError
 
 if TYPE_CHECKING:
@@ -42,8 +45,29 @@ GUIDED_ARGUMENTS = frozenset({
 })  # fmt: skip
 """Arguments of `generate` beside inputs and settings, and settings that it hands on to the model."""
 
-HARMLESS_ARGUMENTS = {"synced_gpus": (None, False), "trust_remote_code": (None, False), "use_model_defaults": (None,)}
+CACHE = "past_key_values"
+"""What an app passes to go on with the cache of an earlier turn; `check_passed_cache` has the rules."""
+
+HARMLESS_ARGUMENTS = {
+    "synced_gpus": (None, False),
+    "trust_remote_code": (None, False),
+    "use_model_defaults": (None,),
+    "output_router_logits": (False,),
+}
 """Arguments that change nothing at these values."""
+
+HARMLESS_SETTINGS = {"guidance_scale": 1, "penalty_alpha": 0}
+"""Settings that change nothing at this value, which is not their default."""
+
+ASSISTED_SETTINGS = frozenset({
+    "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold",
+    "assistant_lookbehind", "target_lookbehind", "assistant_ensemble_weight", "max_matching_ngram_size",
+})  # fmt: skip
+"""How assisted generation goes, where something else asks for it; what asks for it is refused."""
+
+KNOWN_SETTINGS = frozenset((*vars(GenerationConfig()), *dir(GenerationConfig)))
+"""Every setting of the installed library, and every method that one would hide; its loops read nothing else, so what an
+app adds changes nothing."""
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> None:
@@ -56,7 +80,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
         UnsupportedGenerationError: names the argument.
     """
     for name, value in arguments.items():
-        if value is None or name in GUIDED_INPUTS or name in GUIDED_ARGUMENTS:
+        if value is None or name in GUIDED_INPUTS or name in GUIDED_ARGUMENTS or name == CACHE:
             continue
         if name in HARMLESS_ARGUMENTS and value in HARMLESS_ARGUMENTS[name]:
             continue
@@ -76,8 +100,14 @@ def check_settings(effective: Mapping[str, Any], defaults: Mapping[str, Any]) ->
     for name, value in effective.items():
         if name.startswith("_") or name in GUIDED_SETTINGS or value is None or value is False:
             continue
+        if name in ASSISTED_SETTINGS or _is_harmless(name, value):
+            continue
         if value != defaults.get(name):
             raise unsupported(f"`{name}={value!r}`" if isinstance(value, (int, float, bool)) else f"`{name}`")
+
+
+def _is_harmless(name: str, value: Any) -> bool:
+    return name in HARMLESS_SETTINGS and isinstance(value, (int, float)) and value == HARMLESS_SETTINGS[name]
 
 
 def check_cache(implementation: str | None, *, compiles: bool) -> None:
@@ -94,6 +124,31 @@ def check_cache(implementation: str | None, *, compiles: bool) -> None:
         raise unsupported(f"`cache_implementation={implementation!r}`")
     if implementation == "static" and compiles:
         raise unsupported("`cache_implementation='static'`, with which transformers compiles the forward pass here,")
+
+
+def check_passed_cache(cache: Any, model: Any, *, used: bool, compiles: bool) -> None:
+    """Refuse a cache of the app that cannot be followed from turn to turn.
+
+    Args:
+        cache: what the app passes as `past_key_values`; None for nothing.
+        model: the wrapped model.
+        used: the effective `use_cache`.
+        compiles: whether the library compiles the forward pass by itself for a cache of fixed size.
+
+    Raises:
+        UnsupportedGenerationError: names the class of the cache or of a layer, or the setting.
+    """
+    if cache is None:
+        return
+    if CACHE not in inspect.signature(model.forward).parameters:
+        raise unsupported("`past_key_values` of a model whose forward pass takes none")
+    if not used:
+        raise unsupported("`past_key_values` and `use_cache=False`")
+    kind = unknown_kind(cache)
+    if kind is not None:
+        raise unsupported(f"`past_key_values` {kind}")
+    if compiles and cache.is_compileable and type(cache) is not DynamicCache:
+        raise unsupported("`past_key_values` of fixed size, with which transformers compiles the forward pass here,")
 
 
 def compiles_itself(model: Any, effective: Any) -> bool:

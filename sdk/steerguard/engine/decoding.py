@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from steerguard.engine.additions import Additions
     from steerguard.engine.hooks import Hook, Place
     from steerguard.engine.request import GuidedRequest
+    from steerguard.guidance.intervention import Operator
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -29,6 +30,28 @@ class DecodeHooks:
     hooks: dict[Place, Hook] = field(default_factory=dict)
     ends: dict[Place, int] = field(default_factory=dict)
     """After how many passes a hook has nothing left to do; absent where it always has."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AddedPart:
+    """Additions that follow one another at one place."""
+
+    deltas: Sequence[Tensor]
+    """`[rows, 1, width]` for each of the first steps, negative zero where a row gets nothing."""
+    rest: Tensor | None
+    """What later steps add; None for nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OperatedPart:
+    """One operator at one place."""
+
+    operator: Operator
+    gate: Tensor
+    """bool `[rows]`."""
+
+
+DecodePart = AddedPart | OperatedPart
 
 
 def decode_hooks(
@@ -51,40 +74,70 @@ def decode_hooks(
         most_passes: how many decode passes can come at most; None where that is not known.
     """
     result, measured = DecodeHooks(), False
-    for place in sorted({place_of(item) for item in lasting}, key=passing_order):
-        items = [item for item in lasting if place_of(item) == place]
-        like = outputs[place]
-        stages: list[Stage] = []
-        for operates, group in groupby(items, key=lambda item: isinstance(item.schedule, Operated)):
-            if operates:
-                stages += [_operating(request, item, additions, like) for item in group]
+    for place, items in at_places(lasting).items():
+        parts = decode_parts(request, items, additions, like=outputs[place], most_passes=most_passes)
+        parts = [part for part in parts if isinstance(part, OperatedPart) or part.deltas or part.rest is not None]
+        only = parts[0] if len(parts) == 1 else None
+        if isinstance(only, AddedPart) and not any(isinstance(item.schedule, Operated) for item in items):
+            deltas, rest = only.deltas, only.rest
+            if rest is None:
+                result.ends[place] = len(deltas)
+            if isinstance(place, int):
+                result.hooks[place] = (
+                    stepping_hook(request, place, deltas, rest, passes)
+                    if deltas or rest is None
+                    else adding_hook(request, place, rest, passes, measures=not measured)
+                )
+                measured = measured or not deltas
                 continue
-            gates = {item: request.gates[item] for item in group}
-            deltas, rest = _added(gates, additions, like, most_passes)
-            if not deltas and rest is None:
-                continue
-            if len(gates) == len(items):
-                # Nothing but additions here.
-                if rest is None:
-                    result.ends[place] = len(deltas)
-                if isinstance(place, int):
-                    result.hooks[place] = (
-                        stepping_hook(request, place, deltas, rest, passes)
-                        if deltas or rest is None
-                        else adding_hook(request, place, rest, passes, measures=not measured)
-                    )
-                    measured = measured or not deltas
-                    continue
-            stages.append(adding_stage(deltas, rest))
-        if stages:
-            result.hooks[place] = changing_hook(request, place, stages, passes)
+        if parts:
+            result.hooks[place] = changing_hook(request, place, [_stage(part) for part in parts], passes)
     return result
 
 
-def _operating(request: GuidedRequest, item: Intervention, additions: Additions, like: Tensor) -> Stage:
+def at_places(items: Sequence[Intervention]) -> dict[Place, list[Intervention]]:
+    """Return interventions by place, in the order in which a pass meets the places."""
+    places = sorted({place_of(item) for item in items}, key=passing_order)
+    return {place: [item for item in items if place_of(item) == place] for place in places}
+
+
+def decode_parts(
+    request: GuidedRequest,
+    items: Sequence[Intervention],
+    additions: Additions,
+    *,
+    like: Tensor,
+    most_passes: int | None,
+) -> list[DecodePart]:
+    """Return what decode steps do at one place, part by part: additions that follow one another are one part.
+
+    Args:
+        request: the request, its gates known.
+        items: the interventions of the place, in declared order.
+        additions: what each of them does.
+        like: tells device, type and width of the hidden states: `[..., width]`.
+        most_passes: how many decode passes can come at most; None where that is not known.
+    """
+    parts: list[DecodePart] = []
+    for operates, group in groupby(items, key=lambda item: isinstance(item.schedule, Operated)):
+        if operates:
+            parts += [_operated(request, item, additions, like) for item in group]
+        else:
+            gates = {item: request.gates[item] for item in group}
+            parts.append(AddedPart(*_added(gates, additions, like, most_passes)))
+    return parts
+
+
+def _operated(request: GuidedRequest, item: Intervention, additions: Additions, like: Tensor) -> OperatedPart:
     assert isinstance(item.schedule, Operated)
     operator = additions.operator(item, item.schedule, like.device)
-    return operating_stage(operator, request.gates[item].to(like.device))
+    return OperatedPart(operator, request.gates[item].to(like.device))
+
+
+def _stage(part: DecodePart) -> Stage:
+    if isinstance(part, AddedPart):
+        return adding_stage(part.deltas, part.rest)
+    return operating_stage(part.operator, part.gate)
 
 
 def _added(

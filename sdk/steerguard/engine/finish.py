@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steerguard.decision import Decision, Usage
+from steerguard.engine.modality_columns import changeable_columns
 from steerguard.engine.outcome import decision, doses
 from steerguard.engine.refusal import FittedTemplate, replace_rows
 from steerguard.errors import GuidanceDidNotFireError, UnsupportedGenerationError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from steerguard.decision import Dose
     from steerguard.engine.loop import Engine, GuidedLoop
     from steerguard.engine.outcome import RowVerdict
+    from steerguard.engine.request import GuidedRequest
 
 STEP_RECORDS = ("scores", "logits", "attentions", "hidden_states", "sequences_scores")
 """What a dictionary output holds of the steps; none of it fits a sequence that was replaced."""
@@ -66,7 +68,8 @@ def finish(
     settings = run.settings
     sequences = output if isinstance(output, torch.Tensor) else output.sequences
     attention = run.request.prompt_mask.long().tolist()
-    all_doses = doses(run.request, run.verdicts, attention, _fed_back(run, sequences))
+    changeable = changeable_columns(engine.program, attention, prompts, engine.modality_ids)
+    all_doses = doses(run.request, run.verdicts, attention, _fed_back(run, sequences), changeable)
     verdicts = _refuse_broken(run)
     if run.reads is not None:
         all_doses = run.reads.doses(all_doses, _fed_back(run, sequences))
@@ -141,11 +144,17 @@ def sequence_decision(
         row_doses=row_doses,
         usage=Usage(
             prompt_tokens=prompt_tokens,
+            cached_tokens=_cached(run.request, index // settings.answers * settings.copies),
             generated_tokens=generated,
             extra_forward_tokens=_share(settings.copies * extra, settings.answers, index),
         ),
         template_cut=refused and fitted.cut,
     )
+
+
+def _cached(request: GuidedRequest, row: int) -> int:
+    """Return how many tokens of a row's prompt lay in a cache; waits for the device where any did."""
+    return int(request.prompt_mask[row, : request.first_column].sum()) if request.first_column else 0
 
 
 def _share(total: int, parts: int, index: int) -> int:
@@ -210,11 +219,10 @@ def _answer(ids: list[int], end_ids: tuple[int, ...], pad: int) -> tuple[int, ..
 
 
 def _replaced(output: Any, sequences: Tensor, *, refused: bool) -> Any:
-    """Return the output with other sequences; a dictionary output loses its cache, which this version cannot reuse."""
+    """Return the output with other sequences."""
     if isinstance(output, torch.Tensor):
         return sequences
     output["sequences"] = sequences
-    for name in ("past_key_values", *(("beam_indices",) if refused else ())):
-        if name in output:
-            output[name] = None
+    if refused and "beam_indices" in output:
+        output["beam_indices"] = None
     return output

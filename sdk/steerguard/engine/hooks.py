@@ -150,8 +150,8 @@ def entering_hook(request: GuidedRequest, block: int) -> Hook:
     def act(_module: nn.Module, arguments: Any, named_arguments: Any) -> Any:
         if ACTIVE.get() is not request:
             return None
-        changed = request.before_block(block, _entering(block, arguments, named_arguments))
-        return None if changed is None else _replaced_input(changed, arguments, named_arguments)
+        changed = request.before_block(block, entering(arguments, named_arguments, where=BlockInput(block)))
+        return None if changed is None else replaced_input(changed, arguments, named_arguments)
 
     return act
 
@@ -236,27 +236,37 @@ def changing_hook(request: GuidedRequest, place: Place, stages: Sequence[Stage],
     def before(_module: nn.Module, arguments: Any, named_arguments: Any) -> Any:
         if current() is not request:
             return None
-        hidden = changed(_entering(block_of(place), arguments, named_arguments))
-        return _replaced_input(hidden, arguments, named_arguments)
+        hidden = changed(entering(arguments, named_arguments, where=place))
+        return replaced_input(hidden, arguments, named_arguments)
 
     return before if isinstance(place, BlockInput) else behind
 
 
-def _entering(block: int, arguments: tuple[Any, ...], named_arguments: Mapping[str, Any]) -> Tensor:
-    """Return the hidden states that a block is called with."""
+def entering(arguments: tuple[Any, ...], named_arguments: Mapping[str, Any], *, where: Place | None = None) -> Tensor:
+    """Return the hidden states that a block is called with.
+
+    Args:
+        arguments: positional arguments of the call.
+        named_arguments: its named arguments.
+        where: names the place in the error.
+
+    Raises:
+        GuidanceDidNotFireError: they are not where the engine looks for them.
+    """
     hidden = arguments[0] if arguments else named_arguments.get("hidden_states")
     if not isinstance(hidden, torch.Tensor):
         raise GuidanceDidNotFireError(
             "A decoder block was called without hidden states where the engine looks for them.",
             expected="a tensor as first argument, or as `hidden_states`",
             found=type(hidden).__name__,
-            where=named(BlockInput(block)),
+            where="input of a decoder block" if where is None else named(where),
             next_step="Use a policy that acts on the outputs of blocks for this model class.",
         )
     return hidden
 
 
-def _replaced_input(hidden: Tensor, arguments: tuple[Any, ...], named_arguments: dict[str, Any]) -> Any:
+def replaced_input(hidden: Tensor, arguments: tuple[Any, ...], named_arguments: dict[str, Any]) -> Any:
+    """Return the arguments of a block with other hidden states."""
     if arguments:
         return (hidden, *arguments[1:]), named_arguments
     return arguments, {**named_arguments, "hidden_states": hidden}

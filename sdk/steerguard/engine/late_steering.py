@@ -57,6 +57,7 @@ class LateSteering:
         mask = request.prompt_mask
         self._since = {item: torch.full((request.rows,), NEVER, device=mask.device) for item in self._items}
         self._like: dict[int, Tensor] = {}
+        self._vectors: dict[Intervention, Tensor] = {}
         self._deltas: dict[int, Tensor] = {}
         self._passes = dict.fromkeys(self.blocks, 0)
 
@@ -73,9 +74,16 @@ class LateSteering:
         return torch.stack([since != NEVER for since in self._since.values()]).any(dim=0)
 
     def learn(self, block: int, hidden: Tensor) -> None:
-        """Learn device, type and width of the hidden states of a block, `[..., width]`."""
-        if block in self._passes:
-            self._like[block] = hidden.new_empty((0, hidden.shape[-1]))
+        """Learn device, type and width of the hidden states of a block, `[..., width]`; its vectors are copied there.
+
+        A decode step copies nothing from the host.
+        """
+        if block not in self._passes or block in self._like:
+            return
+        self._like[block] = hidden.new_empty((0, hidden.shape[-1]))
+        for item in self._items:
+            if item.block == block:
+                self._vectors[item] = openable(item).to(device=hidden.device, dtype=hidden.dtype)
 
     def open(self, opened: Sequence[Tensor], generated: int) -> None:
         """Open entries from the next token on; in rows that the verdict opened already they act as they do.
@@ -149,6 +157,5 @@ class LateSteering:
         for item in self._items:
             if item.block == block:
                 rows = (self._since[item] != NEVER).to(like.device)[:, None, None]
-                vector = openable(item).to(device=like.device, dtype=like.dtype)
-                total = torch.where(rows, total + vector, total)
+                total = torch.where(rows, total + self._vectors[item], total)
         return total

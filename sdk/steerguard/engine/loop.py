@@ -7,7 +7,7 @@ has rows: so what holds for a prompt is spread over however many of them come.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,19 +15,23 @@ from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from steerguard.engine.copies import any_copy
 from steerguard.engine.outcome import RowVerdict, read_verdicts
+from steerguard.engine.own_caches import OwnCaches
 from steerguard.engine.recorded_states import RecordedLast
 from steerguard.engine.rolling import RollingReads
+from steerguard.engine.schedules import changes_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from torch import Tensor
     from transformers import LogitsProcessor, StoppingCriteria
 
+    from steerguard.engine.compiled import CompiledExecutor
     from steerguard.engine.hooks import BlockHooks, Hook, InstalledHooks, Place
     from steerguard.engine.program import Program
     from steerguard.engine.refusal import RefusalTemplate
     from steerguard.engine.request import GuidedRequest
+    from steerguard.guidance.intervention import Intervention
     from steerguard.models.chat import GenerationPrompt
     from steerguard.plan.plan import Mode
 
@@ -44,6 +48,10 @@ class Engine:
     mode: Mode
     modality_ids: tuple[int, ...] = ()
     """Ids that stand for images and sounds in `input_ids`; prompt means leave them out."""
+    compiled: CompiledExecutor | None = None
+    """What runs decode steps of a model that the app compiles; None where they run as hooks of the request."""
+    caches: OwnCaches = field(default_factory=OwnCaches)
+    """The caches that outlive a call; per-request policies share them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +71,8 @@ class LoopSettings:
     end_ids: tuple[int, ...]
     records_states: bool
     """Whether the caller asked for hidden states."""
+    cached: bool = True
+    """Whether a decode step feeds only the new token."""
 
     @classmethod
     def of(cls, config: Any, prompt_width: int, *, beams: bool) -> LoopSettings:
@@ -84,6 +94,7 @@ class LoopSettings:
             pad=(*_ids(config._pad_token_tensor), 0)[0],  # noqa: SLF001 - set by generate for its own loops
             end_ids=_ids(config._eos_token_tensor),  # noqa: SLF001 - as above
             records_states=bool(config.output_hidden_states),
+            cached=bool(config.use_cache),
         )
 
 
@@ -118,11 +129,14 @@ class GuidedLoop:
         self._watch: Tensor | None = None
         self._opened: Tensor | None = None
         self._ends: dict[Place, int] = {}
+        self._compiled: CompiledExecutor | None = None
+        """Set while the tensors of compiled decode steps hold what this request does."""
         self.reads: RollingReads | None = None
         """What is read while the answers are written; None where the plan watches none."""
         if request.program.watches:
             acts = engine.mode == "enforce"
             self.reads = RollingReads(request, engine.hooks, acts=acts, beams=settings.beams)
+            request.on_searched = self.reads.searched
 
     def processors(self, processors: Iterable[LogitsProcessor]) -> LogitsProcessorList:
         """Return the processors that the loop must call with its logits: ours, then the given ones."""
@@ -144,6 +158,8 @@ class GuidedLoop:
         """Take away every hook that is still there."""
         for hooks in self._hooks:
             hooks.remove()
+        if self._compiled is not None:
+            self._compiled.end()
         if self.reads is not None:
             self.reads.stop()
         self._recorded.restore()
@@ -161,6 +177,8 @@ class GuidedLoop:
             self._freeze(scores.device)
         elif self._ends:
             self._release()
+        elif self._compiled is not None:
+            self._compiled.advance(self.passes - 1)
         if self.reads is not None and self.reads.after_pass(self.passes - 1):
             self._stop_rows(self.reads.stopped)
         if self._watch is not None:
@@ -180,11 +198,7 @@ class GuidedLoop:
         self._refused = torch.tensor(refused, device=device)
         self._discarded = self._refused if any(refused) else None
         opened = {item for verdict in self.verdicts for item in verdict.open}
-        self.request.freeze([item for item in self._engine.program.interventions if item in opened])
-        self._hooks[0].remove(keep=() if all(refused) else self.request.lasting_places)
-        if not all(refused):
-            self._install(self.request.decode_hooks())
-            self._ends = dict(self.request.decode_ends)
+        self._prepare_decode(opened, over=all(refused))
         if self.reads is not None:
             self.reads.watch(self.verdicts)
         if opened or (self.reads is not None and self.reads.opened is not None):
@@ -192,6 +206,43 @@ class GuidedLoop:
             self._opened = torch.tensor([bool(verdict.open) for verdict in self.verdicts], device=device)
         if self._on_verdicts is not None:
             self._on_verdicts(self)
+
+    def _prepare_decode(self, opened: Collection[Intervention], *, over: bool) -> None:
+        """Exchange what the prefill needed for what decode steps need.
+
+        Args:
+            opened: interventions whose gate is open for some row.
+            over: whether no decode step follows.
+        """
+        interventions, executor = self._engine.program.interventions, self._engine.compiled
+        # Reads of answers, passes over all columns and a second generation inside a first one run uncompiled.
+        if executor is None or self.reads is not None or not self.settings.cached or not executor.is_free:
+            self.request.freeze([item for item in interventions if item in opened])
+            self._hooks[0].remove(keep=() if over else self.request.lasting_places)
+            if not over:
+                self._install(self.request.decode_hooks())
+                self._ends = dict(self.request.decode_ends)
+            return
+        acts = not over and any(changes_answer(item.schedule) for item in opened)
+        self.request.freeze(interventions if acts else ())
+        self._hooks[0].remove()
+        if acts:
+            # Known first, so that `stop` clears what was laid out even in part.
+            self._compiled = executor
+            self.request.decode_hooks(executor.lay_out)
+            if self.settings.records_states:
+                self._recorded.behind(executor.handles)
+        if not over:
+            executor.begin(self.request if acts else None)
+
+    def settle(self) -> None:
+        """Compare what compiled decode steps have counted with the steps of the finished loop; waits for the device.
+
+        Raises:
+            GuidanceDidNotFireError: they differ.
+        """
+        if self._compiled is not None:
+            self.request.decode_passes.update(self._compiled.require_passes(self.passes - 1))
 
     def _stop_rows(self, stopped: Tensor | None) -> None:
         """Refuse rows in the middle of their answer; nothing waits for the device."""
@@ -241,15 +292,15 @@ class GuidedLoop:
 
         What is finished stays finished in a loop without beams; beam search asks about new candidates every time.
         """
-        if self.settings.beams:
-            refused = self._discarded
-        elif self.reads is not None:
-            self.reads.ended(done)
+        if self.settings.beams or self.reads is not None:
             # Finished again at every step: rows are refused one after the other.
             refused = self._discarded
         else:
             refused, self._refused = self._refused, None
-        return done if refused is None else done | self._spread(refused, done.shape[0]).to(done.device)
+        over = done if refused is None else done | self._spread(refused, done.shape[0]).to(done.device)
+        if self.reads is not None and not self.settings.beams:
+            self.reads.ended(over)
+        return over
 
     def _spread(self, rows: Tensor, count: int) -> Tensor:
         """Return what holds for the rows of each prompt for `count` rows or candidates instead."""
@@ -257,6 +308,12 @@ class GuidedLoop:
             return rows
         prompts = rows.shape[0] // self.settings.copies
         return rows[:: self.settings.copies, None].expand(prompts, count // prompts).reshape(-1)
+
+    @property
+    def steered(self) -> bool:
+        """Whether anything was changed in any row; waits for the device."""
+        late = None if self.reads is None else self.reads.opened
+        return any(verdict.open for verdict in self.verdicts) or (late is not None and bool(late.any()))
 
     def broken_rows(self) -> set[int]:
         """Return the rows of open prompts of which a row had logits that were not finite at some step."""

@@ -7,6 +7,7 @@ The caller selects which positions of which rows get the result.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -120,7 +121,7 @@ def check_operator(operator: Operator, *, width: int, where: str) -> None:
     if found != shapes:
         raise _malformed("a tensor of another shape than the model asks for", shapes, found, where)
     finite = all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
-    if not finite or not bool(torch.isfinite(torch.tensor(numbers)).all()):
+    if not finite or not all(math.isfinite(number) for number in numbers):
         raise _malformed("numbers that are not finite", "finite numbers", "others", where)
     if isinstance(operator, Affine):
         return

@@ -14,7 +14,7 @@ from steerguard.engine.copies import strictest
 from steerguard.engine.hooks import named
 from steerguard.engine.schedules import expected_positions
 from steerguard.errors import GuidanceDidNotFireError
-from steerguard.policy.rules import Verdict, decide
+from steerguard.policy.rules import Verdict, decide, near
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,7 +124,7 @@ def _verdict(request: GuidedRequest, row: int, scores: Mapping[str, float]) -> V
     if not request.within_budget[row]:
         return Verdict(rules=(), action="refuse", use=(), cause="budget")
     order = tuple(step.id for step in plan.steps)
-    return decide(plan.rules, plan.default_action, plan.default_use, scores, guidance=order)
+    return decide(plan.rules, plan.default_action, plan.default_use, scores, guidance=order, tolerances=plan.tolerances)
 
 
 def _with_readable_gates(verdict: Verdict, gate_scores: Mapping[Intervention, float]) -> Verdict:
@@ -153,14 +153,23 @@ def readings(plan: Plan, verdict: RowVerdict) -> tuple[Reading, ...]:
     """
     if verdict.verdict.cause == "unrecognised_prompt":
         return ()
-    found = [
-        Reading(source=name, score=score if math.isfinite(score) else None, thresholds=_thresholds(plan, name))
-        for name, score in verdict.scores.items()
-    ]
+    found = [_reading(plan, name, score) for name, score in verdict.scores.items()]
     for item, score in verdict.gate_scores.items():
         bound = Threshold(rule=item.step, bound="at_least", value=SMALLEST_POSITIVE)
         found.append(Reading(source=item.source, score=score if math.isfinite(score) else None, thresholds=(bound,)))
     return (*found, *verdict.answer_readings)
+
+
+def _reading(plan: Plan, detector: str, score: float) -> Reading:
+    thresholds, tolerance = _thresholds(plan, detector), plan.tolerances[detector]
+    around = [near(threshold.value, tolerance) for threshold in thresholds]
+    return Reading(
+        source=detector,
+        score=score if math.isfinite(score) else None,
+        thresholds=thresholds,
+        tolerance=tolerance,
+        near=any(first <= score < end for first, end in around),
+    )
 
 
 def _thresholds(plan: Plan, detector: str) -> tuple[Threshold, ...]:
@@ -180,7 +189,11 @@ def _thresholds(plan: Plan, detector: str) -> tuple[Threshold, ...]:
 
 
 def doses(
-    request: GuidedRequest, verdicts: Sequence[RowVerdict], attention: Sequence[list[int]], fed_back: int
+    request: GuidedRequest,
+    verdicts: Sequence[RowVerdict],
+    attention: Sequence[list[int]],
+    fed_back: int,
+    changeable: Sequence[list[int]],
 ) -> tuple[tuple[Dose, ...], ...]:
     """Count what was changed in each row and prove that it is what the plan asked for.
 
@@ -191,6 +204,7 @@ def doses(
         verdicts: its verdicts.
         attention: 1 or 0 per prompt column, per row.
         fed_back: generated tokens of each row that went through the model.
+        changeable: 1 or 0 per prompt column, per row: what an entry may change that leaves modality tokens out.
 
     Raises:
         GuidanceDidNotFireError: a count differs.
@@ -204,7 +218,8 @@ def doses(
         for item, counted in request.changed.items()
     }
     return tuple(
-        _row_doses(request, row, verdict, changed, attention[row], fed_back) for row, verdict in enumerate(verdicts)
+        _row_doses(request, row, verdict, changed, attention[row], fed_back, changeable[row])
+        for row, verdict in enumerate(verdicts)
     )
 
 
@@ -226,11 +241,18 @@ def _row_doses(
     changed: Mapping[Intervention, list[int]],
     attention: list[int],
     fed_back: int,
+    changeable: list[int],
 ) -> tuple[Dose, ...]:
     steps: dict[str, list[tuple[Intervention, int, int]]] = {}
     for item in verdict.open:
         found = changed[item][row]
-        wanted = expected_positions(item.schedule, attention=attention, end=request.columns[row], fed_back=fed_back)
+        wanted = expected_positions(
+            item.schedule,
+            attention=attention,
+            end=request.columns[row],
+            fed_back=fed_back,
+            changeable=changeable if item.modality_tokens == "exclude" else attention,
+        )
         steps.setdefault(item.step, []).append((item, found, wanted))
     result: list[Dose] = []
     for planned in request.program.plan.steps:

@@ -153,8 +153,8 @@ def _early(request: GuidedRequest) -> list[Intervention]:
     """Return the interventions that would change something before the last chunk of the prompt."""
     if request.chunk is None:
         return []
-    width = request.prompt_mask.shape[1]
-    last = (width - 1) // request.chunk * request.chunk
+    first, width = request.first_column, request.prompt_mask.shape[1]
+    last = first + (width - first - 1) // request.chunk * request.chunk
     rows = [
         (attention, end)
         for attention, end, seen in zip(request.prompt_mask.tolist(), request.columns, request.recognised, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from steerguard.engine.declared import check_declared
 from steerguard.engine.hooks import BlockInput, named, passing_order
 from steerguard.engine.operators import check_operator
 from steerguard.engine.verdict import DeviceRules
@@ -70,24 +71,25 @@ def place_of(intervention: Intervention) -> Place:
 
 
 def bind_program(plan: Plan, probes: Sequence[Probe], interventions: Sequence[Intervention]) -> Program:
-    """Arrange probes and interventions by block.
+    """Arrange probes and interventions by block, once the interventions are what the plan's steps declared.
 
     Raises:
-        UnsupportedPlanError: an intervention acts at a point that its step did not declare, so the plan's passes and
-            cost would be wrong.
+        UnsupportedPlanError: an entry does more, less or something else than its step declared, so the plan's passes,
+            cost and strictness would be wrong.
         ArtifactFormatError: the tensors of an operator do not fit the model.
     """
-    declared = {step.id: step for step in plan.steps}
+    check_declared(plan.steps, interventions)
+    return arranged_program(plan, probes, interventions)
+
+
+def arranged_program(plan: Plan, probes: Sequence[Probe], interventions: Sequence[Intervention]) -> Program:
+    """Arrange probes and interventions by block, whatever the plan's steps declared.
+
+    Raises:
+        UnsupportedPlanError: the plan takes one pass over the prompt, and the interventions need two.
+        ArtifactFormatError: the tensors of an operator do not fit the model.
+    """
     for item in interventions:
-        points = declared[item.step].points if item.step in declared else (item.point,)
-        if item.point not in points:
-            raise UnsupportedPlanError(
-                f"Guidance entry `{item.step}` acts at `{item.point}`, which its plan does not say.",
-                expected=", ".join(points),
-                found=item.point,
-                where=item.source,
-                next_step="Declare the point in the footprint of the method.",
-            )
         if isinstance(item.schedule, Operated):
             check_operator(item.schedule.operator, width=plan.model.hidden_size, where=item.source)
     last_read = max((block for probe in probes for block in probe.blocks), default=None)
@@ -106,6 +108,7 @@ def bind_program(plan: Plan, probes: Sequence[Probe], interventions: Sequence[In
         default_action=plan.default_action,
         default_use=plan.default_use,
         steps=tuple(step.id for step in plan.steps),
+        tolerances=plan.tolerances,
     )
     program = Program(plan=plan, probes=tuple(probes), interventions=tuple(interventions), rules=rules, blocks=blocks)
     if program.decides_late and plan.cost.passes == 1:

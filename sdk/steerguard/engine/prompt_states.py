@@ -12,10 +12,10 @@ import torch
 
 from steerguard.engine.hooks import block_of
 from steerguard.errors import GuidanceDidNotFireError
-from steerguard.models.prompt_mean import prompt_mean, prompt_sum
+from steerguard.models.prompt_mean import prompt_sum
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping
 
     from torch import Tensor
 
@@ -35,6 +35,8 @@ class PromptStates:
         self._in_mean = in_mean
         self._end_states: dict[Hashable, Tensor] = {}
         self._sums: dict[Hashable, Tensor] = {}
+        self.totals: dict[Hashable, Tensor] = {}
+        """float32 `[rows, width]` by place: the sum that a prompt mean was made of."""
 
     def at_ends(self, place: Hashable, hidden: Tensor, first: int) -> Tensor:
         """Return float32 `[rows, width]` at the end of each row's generation prompt, as far as it was shown.
@@ -48,8 +50,9 @@ class PromptStates:
         local = self._ends.to(hidden.device) - first
         here = local.clamp(0, columns - 1)
         states = hidden[torch.arange(hidden.shape[0], device=hidden.device), here].float()
-        if first:
-            states = torch.where((local == here)[:, None], states, self._end_states[place])
+        earlier = self._end_states.get(place)
+        if earlier is not None:
+            states = torch.where((local == here)[:, None], states, earlier)
         if first + columns < self._in_mean.shape[1]:
             self._end_states[place] = states
         return states
@@ -64,14 +67,20 @@ class PromptStates:
         """
         stop, width = first + hidden.shape[1], self._in_mean.shape[1]
         mask = self._in_mean.to(hidden.device)
-        if not first and stop == width:
-            return prompt_mean(hidden, mask)
         shown = prompt_sum(hidden, mask[:, first:stop])
-        self._sums[place] = self._sums[place] + shown if first else shown
-        return self._sums.pop(place) / mask.sum(dim=1, keepdim=True) if stop == width else None
+        total = self._sums.pop(place) + shown if first else shown
+        if stop < width:
+            self._sums[place] = total
+            return None
+        self.totals[place] = total
+        return total / mask.sum(dim=1, keepdim=True)
+
+    def seed(self, sums: Mapping[Hashable, Tensor]) -> None:
+        """Go on from sums over columns that lie in a cache; like `totals` of the request that read them."""
+        self._sums.update(sums)
 
     def forget(self) -> None:
-        """Let go of everything gathered."""
+        """Let go of everything gathered but the totals."""
         self._end_states.clear()
         self._sums.clear()
 

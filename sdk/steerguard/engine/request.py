@@ -20,7 +20,7 @@ import torch
 from steerguard.engine.active import OUTSIDE
 from steerguard.engine.additions import Additions
 from steerguard.engine.copies import any_copy, every_copy
-from steerguard.engine.decoding import decode_hooks
+from steerguard.engine.decoding import DecodeHooks, decode_hooks
 from steerguard.engine.hooks import BlockInput, entering_hook, named, passing_order, reading_hook
 from steerguard.engine.program import place_of
 from steerguard.engine.prompt_states import PromptStates, unexpected_width
@@ -30,7 +30,7 @@ from steerguard.guidance.intervention import Intervention, LinearGate
 from steerguard.models.prompt_mean import prompt_mean_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from torch import Tensor
 
@@ -57,8 +57,12 @@ class GuidedRequest:
 
     in_callbacks = False
     """True while processors and criteria run: no forward pass belongs there."""
+    on_searched: Callable[[Tensor], None] | None = None
+    """Told after each step of beam search which prompts' searches have ended, bool `[prompts]`; None: nobody asks."""
     extra_passes = 0
     """How many passes over the prompt were made before the prefill."""
+    first_column = 0
+    """The first column that the prefill brings; those before it lie in a cache and are neither read nor changed."""
     passing: int | None = OUTSIDE
     """Where in a pass of the model the request is; kept by the classes of the wrapped model and its first block."""
     _live = True
@@ -119,12 +123,10 @@ class GuidedRequest:
         self._ends = torch.tensor(self.columns, device=prompt_mask.device)
         in_mean = prompt_mean_mask(prompt_mask, self._ends) if program.reads_prompt_mean else prompt_mask
         self._texts = texts
-        if texts is not None:
-            in_mean = in_mean & texts
-        self.mean_mask = in_mean
+        self.mean_mask = in_mean = in_mean if texts is None else in_mean & texts
         """bool `[rows, prompt width]`: the columns that prompt means are over."""
-        self._states = PromptStates(self._ends, in_mean)
-        self._additions = Additions(prompt_mask, self._ends)
+        self.prompt_states = PromptStates(self._ends, in_mean)
+        self._additions = Additions(prompt_mask, self._ends, texts)
         self._eligible = torch.tensor([seen and within_budget for seen in self.recognised], device=prompt_mask.device)
         if not program.probes:
             self._decide()
@@ -183,7 +185,7 @@ class GuidedRequest:
             opened: interventions whose gate is open for at least one row.
         """
         self._frozen = True
-        self._states.forget()
+        self.prompt_states.forget()
         self._lasting = tuple(item for item in opened if changes_answer(item.schedule) or not self._cached)
 
     @property
@@ -191,11 +193,11 @@ class GuidedRequest:
         """Places whose prefill hook later passes still need: those of a request without a cache."""
         return () if self._cached else tuple({place_of(item) for item in self._lasting})
 
-    def decode_hooks(self) -> dict[Place, Hook]:
-        """Return what decode steps with a cache do, by place."""
+    def decode_hooks(self, laid_out: Callable[..., DecodeHooks] = decode_hooks) -> dict[Place, Hook]:
+        """Return what decode steps with a cache do, by place; `laid_out` may put it elsewhere, as compiled steps need."""
         if not self._cached:
             return {}
-        made = decode_hooks(
+        made = laid_out(
             self,
             self._lasting,
             self._additions,
@@ -214,18 +216,17 @@ class GuidedRequest:
 
     def unread(self) -> list[str]:
         """Return what the prefill should have passed and did not, told from the plan and not from the hooks."""
-        missing = [probe.id for probe in self.program.probes if self.parts_read.get(probe.id, 0) != len(probe.blocks)]
-        if not self.reads_anything:
-            # Where no row can be guided or judged by a score, none need be read.
-            missing = []
+        # Where no row can be guided or judged by a score, none need be read.
+        probes = self.program.probes if self.reads_anything else ()
+        missing = [probe.id for probe in probes if self.parts_read.get(probe.id, 0) != len(probe.blocks)]
         if self.steers:
             missing += [item.source for item in self.program.interventions if item not in self.gates]
             acting = {place_of(item) for item in self.program.interventions if item not in self._settled}
             width = self.prompt_mask.shape[1]
             missing += [
-                f"{named(place)} after {self._seen.get(place, 0)} of {width} columns"
+                f"{named(place)} after {self._seen.get(place, self.first_column)} of {width} columns"
                 for place in sorted(acting, key=passing_order)
-                if self._seen.get(place, 0) != width
+                if self._seen.get(place, self.first_column) != width
             ]
         return missing
 
@@ -247,12 +248,11 @@ class GuidedRequest:
 
     def sibling(self, *, steers: bool, chunk: int | None) -> GuidedRequest:
         """Return a fresh request over the same rows, for a pass before the prefill."""
-        ends = [end if seen else None for end, seen in zip(self.columns, self.recognised, strict=True)]
         made = GuidedRequest(
             owner=self.owner,
             program=self.program,
             prompt_mask=self.prompt_mask,
-            ends=ends,
+            ends=[end if seen else None for end, seen in zip(self.columns, self.recognised, strict=True)],
             steers=steers,
             cached=True,
             copies=self.copies,
@@ -314,7 +314,7 @@ class GuidedRequest:
         """Return the first column that a pass brings, and whether it completes the prompt."""
         if self._frozen:
             return 0, True
-        first, width = self._seen.get(place, 0), self.prompt_mask.shape[1]
+        first, width = self._seen.get(place, self.first_column), self.prompt_mask.shape[1]
         wanted = width - first if self.chunk is None else min(self.chunk, width - first)
         if hidden.shape[1] != wanted or hidden.shape[0] != self.rows:
             raise unexpected_width(place, wanted, hidden.shape[1])
@@ -326,7 +326,7 @@ class GuidedRequest:
             return
         states: dict[str, Tensor | None] = {}
         for over in {probe.over[index] for probe, index in program.reads}:
-            gather = self._states.mean if over == "prompt_mean" else self._states.at_ends
+            gather = self.prompt_states.mean if over == "prompt_mean" else self.prompt_states.at_ends
             states[over] = gather(block, hidden, first)
         for probe, index in program.reads if whole else ():
             shown = states[probe.over[index]]
@@ -374,7 +374,7 @@ class GuidedRequest:
     ) -> Tensor | None:
         """Return the rows that are open; None while the prefill has not shown enough of the prompt to tell."""
         linear = isinstance(intervention.gate, LinearGate)
-        states = self._states.at_ends(place, incoming, first) if linear else incoming
+        states = self.prompt_states.at_ends(place, incoming, first) if linear else incoming
         if not whole and (linear or intervention.step not in self.open):
             return None
         opened = self.open.get(intervention.step)

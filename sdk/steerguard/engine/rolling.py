@@ -4,8 +4,8 @@ Invariants:
 - Everything is decided on the device, row by row; no decode step waits for it. What was decided once stays decided.
 - A row whose score never reaches its threshold keeps every bit: a read changes nothing, and where another row of the
   batch is steered late, negative zero is added to it, which changes no IEEE 754 value.
-- A row that has ended is read no more, so its fate does not depend on how long its neighbours go on.
-- With beams a prompt has one fate: the highest score of its beams counts, kept or not.
+- A row that has ended or is refused is read no more, so its fate does not depend on how long its neighbours go on.
+- With beams a prompt has one fate: the highest score of its beams counts, kept or not, until its own search has ended.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from steerguard.engine.active import ACTIVE
+from steerguard.engine.declared import check_watches
 from steerguard.engine.late_steering import LateSteering, openable
 from steerguard.engine.prompt_states import PromptStates, unexpected_width
 from steerguard.engine.watched_rows import WatchedRows
@@ -40,8 +41,10 @@ def watched_program(program: Program, watches: tuple[AnswerWatch, ...]) -> Progr
     """Return a program that also watches answers.
 
     Raises:
-        UnsupportedPlanError: a watch opens an entry that cannot be opened while an answer is written.
+        UnsupportedPlanError: an entry reads answers otherwise than its step declared, or a watch opens an entry that
+            cannot be opened while an answer is written.
     """
+    check_watches(program.plan.steps, watches)
     for watch in watches:
         for item in program.interventions:
             if item.step in watch.opens:
@@ -142,13 +145,24 @@ class RollingReads:
         due = [rows for rows in self._watched if self._due(rows.watch, generated)]
         for rows in due:
             rows.decide(generated, self._over)
-        if due and self._late is not None:
-            self._late.open([rows.opened for rows in self._watched], generated)
+        # What other watches open has not changed.
+        if self._late is not None and any(rows.watch.opens for rows in due):
+            stopped = self.stopped
+            self._late.open(
+                [rows.opened if stopped is None else rows.opened & ~stopped for rows in self._watched], generated
+            )
         return bool(due)
 
     def ended(self, done: Tensor) -> None:
-        """Learn which rows have ended; they are read no more. Not for beams, whose candidates end and not their rows."""
+        """Learn which rows have ended or are refused, bool `[rows]`; they are read no more.
+
+        Not for beams, whose candidates end and not their rows: `searched` is for them.
+        """
         self._over = self._over | done.to(self._over.device)
+
+    def searched(self, done: Tensor) -> None:
+        """Learn of which prompts beam search keeps nothing more, bool `[prompts]`; their beams are read no more."""
+        self.ended(done.repeat_interleave(self._request.copies))
 
     def verdicts(self, verdicts: Sequence[RowVerdict]) -> tuple[RowVerdict, ...]:
         """Return the verdicts with what was read of the answers; waits for the device."""
@@ -192,7 +206,7 @@ class RollingReads:
         return act
 
     def _at_block(self, block: int, hidden: Tensor) -> Tensor | None:
-        first, width = self._seen.get(block, 0), self._request.prompt_mask.shape[1]
+        first, width = self._seen.get(block, self._request.first_column), self._request.prompt_mask.shape[1]
         stop = first + hidden.shape[1]
         self._seen[block] = stop
         if first < width:
@@ -213,6 +227,8 @@ class RollingReads:
     def _at_prompt(self, block: int, hidden: Tensor, first: int, *, whole: bool) -> None:
         if self._late is not None:
             self._late.learn(block, hidden)
+        for rows in self._watched:
+            rows.watch.probe.place(hidden.device)
         over = {tokens for rows in self._watched for tokens in rows.reads_of(block)}
         mean = self._states.mean(block, hidden, first) if "prompt_mean" in over else None
         newest = self._states.at_ends(block, hidden, first) if "end" in over and self._reads_prompt else None

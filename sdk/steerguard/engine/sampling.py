@@ -8,22 +8,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steerguard.engine.active import activity
-from steerguard.engine.arguments import unsupported
+from steerguard.engine.arguments import CACHE, unsupported
+from steerguard.engine.cache_kinds import unknown_kind
 from steerguard.engine.finish import GuidedResult, finish, fitted_template, returned_rows, sequence_decision
 from steerguard.engine.loop import Engine, GuidedLoop, LoopSettings
+from steerguard.engine.modality_columns import text_columns
+from steerguard.engine.own_caches import columns_of
 from steerguard.engine.probing import chunk_of, prefill_of, probe
 from steerguard.engine.request import GuidedRequest
 from steerguard.engine.streaming import GuardedStreamer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
     from steerguard.decision import Decision
+    from steerguard.engine.own_caches import CacheTurn
 
     Record = Callable[[tuple[Decision, ...], tuple[tuple[int, ...], ...]], None]
+
+
+PLAIN_INPUTS = frozenset({
+    "attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep", "synced_gpus", "streamer",
+    "output_attentions", "output_hidden_states",
+})  # fmt: skip
+"""What a loop may be given beside tokens such that the tokens and their mask alone say what a cache holds."""
 
 
 def guided_sample(
@@ -36,6 +47,7 @@ def guided_sample(
     stopping_criteria: StoppingCriteriaList,
     generation_config: Any,
     record: Record,
+    turn: CacheTurn,
     beams: bool = False,
     **loop_arguments: Any,
 ) -> GuidedResult:
@@ -51,6 +63,7 @@ def guided_sample(
         stopping_criteria: as prepared by `generate`.
         generation_config: the effective settings.
         record: writes what was decided before there is an answer, for a streamer that releases tokens at once.
+        turn: the call and the cache that the app brought to it.
         beams: whether the loop is beam search.
         loop_arguments: everything else, passed on unchanged.
     """
@@ -69,8 +82,9 @@ def guided_sample(
         copies=settings.copies,
         chunk=chunk_of(generation_config),
     )
+    turn.settle(request, input_ids, plain=not set(_given(loop_arguments)) - PLAIN_INPUTS)
     # Read before the loop: an app's callbacks hold the same tensor.
-    prompts = unpadded(input_ids, prompt_mask)
+    prompts, prompt_ids = unpadded(input_ids, prompt_mask), input_ids.clone()
     request_id = secrets.token_hex(16)
     streamer = loop_arguments.get("streamer")
     on_verdicts = None
@@ -89,9 +103,49 @@ def guided_sample(
                 generation_config=generation_config,
                 **loop_arguments,
             )
+        run.settle()
     finally:
         run.stop()
-    return finish(engine, run, output, prompts, request_id)
+    sequences = output if isinstance(output, torch.Tensor) else output.sequences
+    result = finish(engine, run, output, prompts, request_id)
+    cache = turn.cache if turn.cache is not None else _returned(result.output, loop_arguments.get(CACHE))
+    if not isinstance(result.output, torch.Tensor) and CACHE in result.output:
+        result.output[CACHE] = cache
+    if cache is not None:
+        _keep_cache(turn, cache, run, result, prompt_ids, sequences[:, settings.prompt_width :])
+    return result
+
+
+def _given(loop_arguments: Mapping[str, Any]) -> Iterator[str]:
+    return (name for name, value in loop_arguments.items() if value is not None)
+
+
+def _returned(output: Any, cache: Any) -> Any:
+    """Return the cache that the library made for a loop, if the output shows it and a next call can take it back."""
+    shown = not isinstance(output, torch.Tensor) and output.get(CACHE) is cache
+    return cache if shown and cache is not None and unknown_kind(cache) is None else None
+
+
+def _keep_cache(
+    turn: CacheTurn, cache: Any, run: GuidedLoop, result: GuidedResult, prompt_ids: Tensor, generated: Tensor
+) -> None:
+    """Remember what the cache that outlives the call holds.
+
+    Args:
+        turn: the call.
+        cache: the cache, of a known kind.
+        run: its loop, finished.
+        result: what is returned.
+        prompt_ids: int64 `[rows, prompt width]`, what the prefill was for.
+        generated: int64 `[rows, generated]`, what the loop returned behind it, before refused rows were replaced; with
+            beams it has one row per returned sequence.
+    """
+    columns = None
+    # Beams have moved rows about.
+    if not run.settings.beams and not run.steered:
+        fed = torch.cat((prompt_ids, generated.to(prompt_ids.device)), dim=1)
+        columns = columns_of(cache, fed, run.request)
+    turn.close(cache, columns, refused=any(decision.applied == "refuse" for decision in result.decisions))
 
 
 def new_request(
@@ -103,15 +157,13 @@ def new_request(
     most_passes: int | None = None,
     copies: int = 1,
     chunk: int | None = None,
+    scores_answers: bool = False,
 ) -> GuidedRequest:
     """Return the request for one batch: prompt ends located, budget checked."""
     limit = engine.program.plan.max_extra_memory_bytes
     rows = input_ids.shape[0]
     prompt = engine.generation_prompt
     ends = (None,) * rows if prompt is None else prompt.ends(input_ids, prompt_mask)
-    texts = None
-    if engine.modality_ids and engine.program.reads_prompt_mean:
-        texts = ~torch.isin(input_ids, torch.tensor(engine.modality_ids, device=input_ids.device))
     return GuidedRequest(
         owner=engine.owner,
         program=engine.program,
@@ -123,7 +175,9 @@ def new_request(
         most_passes=most_passes,
         copies=copies,
         chunk=chunk,
-        texts=texts,
+        texts=text_columns(
+            engine.program, input_ids, engine.modality_ids, scored_behind=ends if scores_answers else None
+        ),
     )
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from steerguard.engine.positions import changes_decode, expected_in_rule
-from steerguard.guidance.intervention import ByPhase, ByStep, Constant, Operated, Phases
+from steerguard.engine.positions import answer_columns, changes_decode, expected_in_rule, stops_early
+from steerguard.guidance.intervention import ByPhase, ByStep, Constant, FirstSteps, Operated, Phases
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,10 +45,11 @@ def parts_of(schedule: ByPhase | ByStep, *, like: Tensor) -> Parts:
     """Return the table of a schedule, with the device and type of `like` (`[..., width]`)."""
     answer = (schedule.decode,) if isinstance(schedule, ByPhase) else (*schedule.steps, None)
     parts = (schedule.prompt, schedule.last, *answer)
-    nothing = torch.zeros(like.shape[-1])
+    # Vectors lie on the CPU, also where the app has set another default device.
+    nothing = torch.zeros(like.shape[-1], device="cpu")
     table = torch.stack([nothing if part is None else part for part in parts])
-    active = torch.tensor([part is not None for part in parts])
-    return Parts(table=table.to(device=like.device, dtype=like.dtype), active=active.to(like.device), top=len(answer))
+    active = torch.tensor([part is not None for part in parts], device=like.device)
+    return Parts(table=table.to(device=like.device, dtype=like.dtype), active=active, top=len(answer))
 
 
 def position_numbers(*, prompt_mask: Tensor, ends: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -70,10 +71,18 @@ def position_numbers(*, prompt_mask: Tensor, ends: Tensor, width: int) -> tuple[
 
 
 def steady_vector(schedule: Schedule) -> Tensor | None:
-    """Return what every generated token gets alike; None when nothing is added to them, or not the same."""
+    """Return what every generated token gets alike; None when nothing is added to them, or not the same to all."""
     if isinstance(schedule, Constant):
-        return schedule.vector if changes_decode(schedule.positions) else None
+        lasts = changes_decode(schedule.positions) and not stops_early(schedule.positions)
+        return schedule.vector if lasts else None
     return schedule.decode if isinstance(schedule, ByPhase) else None
+
+
+def ending_vector(schedule: Schedule) -> tuple[Tensor, int] | None:
+    """Return the one vector that only the first generated tokens get, and how many they are; None for other schedules."""
+    if not isinstance(schedule, Constant) or not isinstance(schedule.positions, FirstSteps):
+        return None
+    return schedule.vector, schedule.positions.steps
 
 
 def changes_answer(schedule: Schedule) -> bool:
@@ -96,6 +105,8 @@ def first_changed(schedule: Schedule, *, attention: list[int], end: int) -> int:
         prompt, last = schedule.prompt is not None, schedule.last is not None
     elif isinstance(schedule.positions, Phases):
         prompt, last = schedule.positions.prompt, schedule.positions.last
+    elif isinstance(schedule.positions, FirstSteps):
+        return width
     else:
         return {"decode": width, "last_prompt_token_and_decode": end}.get(schedule.positions, begin)
     if prompt:
@@ -104,7 +115,9 @@ def first_changed(schedule: Schedule, *, attention: list[int], end: int) -> int:
     return end if last else behind
 
 
-def expected_positions(schedule: Schedule, *, attention: list[int], end: int, fed_back: int) -> int:
+def expected_positions(
+    schedule: Schedule, *, attention: list[int], end: int, fed_back: int, changeable: list[int] | None = None
+) -> int:
     """Return how many positions of one open row must have been changed, from the returned sequence alone.
 
     Args:
@@ -112,13 +125,15 @@ def expected_positions(schedule: Schedule, *, attention: list[int], end: int, fe
         attention: 1 or 0 per prompt column.
         end: column of the end of the generation prompt.
         fed_back: generated tokens that went through the model, padding of finished rows included.
+        changeable: 1 or 0 per prompt column, 0 at padding and where nothing may be changed; None for `attention`.
     """
+    spared = attention if changeable is None else changeable
     if isinstance(schedule, (Constant, Operated)):
-        return expected_in_rule(schedule.positions, attention=attention, end=end, fed_back=fed_back)
-    answer = sum(attention[end + 1 :]) + fed_back
+        return expected_in_rule(schedule.positions, attention=attention, end=end, fed_back=fed_back, changeable=spared)
+    answer = answer_columns(attention, end=end, fed_back=fed_back, changeable=spared)
     if isinstance(schedule, ByPhase):
-        in_answer = 0 if schedule.decode is None else answer
+        in_answer = 0 if schedule.decode is None else sum(answer)
     else:
-        in_answer = sum(step is not None for step in schedule.steps[:answer])
-    before = 0 if schedule.prompt is None else sum(attention[:end])
-    return before + (0 if schedule.last is None else 1) + in_answer
+        in_answer = sum(free for step, free in zip(schedule.steps, answer, strict=False) if step is not None)
+    before = 0 if schedule.prompt is None else sum(spared[:end])
+    return before + (0 if schedule.last is None else spared[end]) + in_answer

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from steerguard.guidance.intervention import ByPhase, ByStep, Operated, Phases
+from steerguard.guidance.intervention import ByPhase, ByStep, FirstSteps, Phases
 from steerguard.models.chat import GenerationPrompt
 
 if TYPE_CHECKING:
@@ -75,12 +75,7 @@ def _by_phase(schedule: Schedule) -> Schedule:
     if isinstance(schedule, (ByPhase, ByStep)) or isinstance(schedule.positions, Phases):
         return schedule
     rule = schedule.positions
+    if isinstance(rule, FirstSteps):
+        return replace(schedule, positions=Phases(prompt=False, last=False, decode=True, steps=rule.steps))
     phases = Phases(prompt=rule in {"all", "prefill"}, last=rule != "decode", decode=rule != "prefill")
-    if isinstance(schedule, Operated):
-        return replace(schedule, positions=phases)
-    vector = schedule.vector
-    return ByPhase(
-        prompt=vector if phases.prompt else None,
-        last=vector if phases.last else None,
-        decode=vector if phases.decode else None,
-    )
+    return replace(schedule, positions=phases)

@@ -17,6 +17,7 @@ from steerguard.decision import Decision, Usage
 from steerguard.engine.active import ACTIVE, Stretch, activity, require_permission
 from steerguard.engine.arguments import check_shapes
 from steerguard.engine.finish import GuidedResult
+from steerguard.engine.modality_columns import changeable_columns
 from steerguard.engine.outcome import RowVerdict, decision, doses, read_verdicts
 from steerguard.engine.probing import probe
 from steerguard.engine.refused_logits import Columns, refused_logits
@@ -138,7 +139,7 @@ def _inputs(model: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) ->
     except UnsupportedGenerationError as error:
         raise _unsupported(str(error.found)) from None
     if isinstance(keep := given.get("logits_to_keep"), (list, tuple)):
-        given["logits_to_keep"] = torch.tensor(keep, dtype=torch.long)
+        given["logits_to_keep"] = torch.tensor(keep, dtype=torch.long, device=given["input_ids"].device)
     elif isinstance(keep, torch.Tensor) and keep.dim() != 1:
         raise _unsupported(f"`logits_to_keep` of shape {tuple(keep.shape)}")
     if "labels" in given and getattr(model.config, "output_router_logits", False):
@@ -151,13 +152,17 @@ def _score(engine: Engine, model: Any, plain: Callable[..., Any], inputs: Mappin
         raise _unsupported("a rolling guard, which reads answers while they are generated,")
     input_ids, attention = inputs["input_ids"], inputs.get("attention_mask")
     mask = torch.ones_like(input_ids, dtype=torch.bool) if attention is None else attention.bool()
-    request = new_request(engine, input_ids, mask, cached=False)
+    request = new_request(engine, input_ids, mask, cached=False, scores_answers=True)
     # Read before the pass, whose hooks belong to the app too.
     prompts = unpadded(input_ids, mask)
     output = _passed(engine, request, plain, {**inputs, **_positions(model, input_ids, attention)})
     columns = Columns.of(request, mask, logits_to_keep=inputs.get("logits_to_keep"))
     verdicts = read_verdicts(request, engine.mode)
-    row_doses = doses(request, verdicts, mask.long().tolist(), 0)
+    attended = mask.long().tolist()
+    changeable = changeable_columns(
+        engine.program, attended, prompts, engine.modality_ids, scored_behind=request.columns
+    )
+    row_doses = doses(request, verdicts, attended, 0, changeable)
     verdicts = _refuse_broken(verdicts, columns.broken(output.logits))
     request_id = secrets.token_hex(16)
     decisions = tuple(

@@ -1,12 +1,12 @@
 """Rules on the device: the same verdict as `policy.rules.decide`, as tensors.
 
-So a gate can open inside the prefill without waiting for the host.
+A rule matches where its condition may hold for some score within the tolerance, as on the host. So a gate can open inside the prefill without waiting for the host.
 The host repeats the verdict afterwards, and the two must agree.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import and_, or_
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ import torch
 
 from steerguard.decision import ACTION_ORDER
 from steerguard.engine.copies import any_copy
-from steerguard.policy.rules import PlannedAll, PlannedAny, PlannedComparison, PlannedNot
+from steerguard.policy.rules import EXACT, PlannedAll, PlannedAny, PlannedComparison, PlannedNot, interval_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +37,8 @@ class DeviceRules:
     default_action: Action
     default_use: tuple[str, ...]
     steps: tuple[str, ...]
+    tolerances: Mapping[str, float] = field(default_factory=lambda: EXACT)
+    """How far each score may be off, by detector; one that is not there is exact."""
 
     def open_rows(self, scores: Mapping[str, Tensor], *, eligible: Tensor, copies: int = 1) -> dict[str, Tensor]:
         """Return, per guidance step, the rows whose verdict selects it.
@@ -61,28 +63,39 @@ class DeviceRules:
                 chosen = chosen | matched[rule.id]
         return chosen
 
-    @staticmethod
-    def _matches(rule: PlannedRule, scores: Mapping[str, Tensor], eligible: Tensor) -> Tensor:
-        return torch.ones_like(eligible) if rule.when is None else _holds(rule.when, scores, eligible)
+    def _matches(self, rule: PlannedRule, scores: Mapping[str, Tensor], eligible: Tensor) -> Tensor:
+        if rule.when is None:
+            return torch.ones_like(eligible)
+        return _holds(rule.when, scores, self.tolerances, eligible, may=True)
 
 
-def _holds(condition: PlannedCondition, scores: Mapping[str, Tensor], eligible: Tensor) -> Tensor:
-    """Return the rows for which a condition is true, bool `[rows]`; what it says of a row that is not eligible is void.
+def _holds(
+    condition: PlannedCondition,
+    scores: Mapping[str, Tensor],
+    tolerances: Mapping[str, float],
+    eligible: Tensor,
+    *,
+    may: bool,
+) -> Tensor:
+    """Return the rows for which a condition may hold, or must; bool `[rows]`, void for a row that is not eligible.
 
     Every part is evaluated for every row: nothing is cut short, so nothing waits for the device.
     """
     match condition:
-        case PlannedComparison(at_least=low, below=high):
-            score = scores[condition.detector].to(eligible.device)
+        case PlannedComparison(detector=detector):
+            score = scores[detector].to(eligible.device)
+            low, high = interval_of(condition, tolerances.get(detector, 0.0), may=may)
             match = torch.ones_like(eligible)
             if low is not None:
-                match = match & (score >= low.value)
+                match = match & (score >= low)
             if high is not None:
-                match = match & (score < high.value)
+                match = match & (score < high)
             return match
         case PlannedAny(any_of=parts):
-            return reduce(or_, (_holds(part, scores, eligible) for part in parts), torch.zeros_like(eligible))
+            found = (_holds(part, scores, tolerances, eligible, may=may) for part in parts)
+            return reduce(or_, found, torch.zeros_like(eligible))
         case PlannedAll(all_of=parts):
-            return reduce(and_, (_holds(part, scores, eligible) for part in parts), torch.ones_like(eligible))
+            found = (_holds(part, scores, tolerances, eligible, may=may) for part in parts)
+            return reduce(and_, found, torch.ones_like(eligible))
         case PlannedNot(negated=part):
-            return ~_holds(part, scores, eligible)
+            return ~_holds(part, scores, tolerances, eligible, may=not may)

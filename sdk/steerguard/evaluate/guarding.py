@@ -12,7 +12,7 @@ from steerguard.evaluate.result import UNGUIDED, EvaluatedRun, RunThreshold
 from steerguard.methods.bounds import decimal_text
 from steerguard.plan.plan import Plan
 from steerguard.policy.document import Policy
-from steerguard.policy.rules import PlannedComparison
+from steerguard.policy.rules import PlannedComparison, near
 from steerguard.registry.store import ArtifactStore
 from steerguard.wrapping import unwrap, wrap
 
@@ -76,7 +76,7 @@ def described_run(plan: Plan) -> EvaluatedRun:
                 rule=rule.id,
                 detector=rule.when.detector,
                 action=rule.action,
-                value=decimal_text(rule.when.at_least.value),
+                value=decimal_text(near(rule.when.at_least.value, plan.tolerances[rule.when.detector])[0]),
                 fpr=rule.when.at_least.fpr,
             )
             for rule in plan.rules

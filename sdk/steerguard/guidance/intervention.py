@@ -21,13 +21,40 @@ Positions = Literal["all", "last_prompt_token_and_decode", "decode", "prefill"]
 """
 
 
+ModalityTokens = Literal["include", "exclude"]
+"""Whether columns of the prompt that stand for images, sounds or videos are changed as the others are, or left alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstSteps:
+    """A position rule: the first generated tokens that are fed back into the model, and no later one."""
+
+    steps: int
+    """How many, at least 1; tokens of a prefilled answer do not count, as in the rule `decode`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phases:
+    """Token positions said by phase, as `ByPhase` does; a prefilled answer counts as generated."""
+
+    prompt: bool
+    last: bool
+    decode: bool
+    steps: int | None = None
+    """How many tokens of the answer `decode` is true of, from its first one; None for all."""
+
+
+PositionRule = Positions | FirstSteps | Phases
+"""Which token positions are changed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Constant:
     """One vector, added at every position of a position rule."""
 
     vector: Tensor
     """float32 `[width]`; what is added, coefficient and strength included."""
-    positions: Positions
+    positions: PositionRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,15 +128,6 @@ Operator = Ablate | Clamp | Affine
 """What is done to a hidden state that depends on the state itself."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phases:
-    """Token positions said by phase, as `ByPhase` does; a prefilled answer counts as generated."""
-
-    prompt: bool
-    last: bool
-    decode: bool
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Operated:
     """One operator, applied at every position of a position rule."""
@@ -159,6 +177,8 @@ class Intervention:
     schedule: Schedule
     gate: Gate
     point: Point = "resid_post"
+    modality_tokens: ModalityTokens = "include"
+    """Whether the change is also made at columns that stand for images, sounds or videos."""
 
     @property
     def source(self) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from steerguard.errors import ArtifactFormatError
-from steerguard.guidance.intervention import ByPhase, ByStep, Constant, Positions, Schedule
+from steerguard.guidance.intervention import ByPhase, ByStep, Constant, FirstSteps, Positions, Schedule
 from steerguard.methods.vector_steering import VectorSchedule, read_schedule
 
 if TYPE_CHECKING:
@@ -138,7 +138,9 @@ def _schedule(step: PlannedStep, stated: VectorSchedule, tensors: Mapping[str, T
 
     if stated.kind == "constant":
         vector = added(tensors["theta"][block])
-        return None if vector is None else Constant(vector=vector, positions=cast("Positions", step.positions))
+        named = cast("Positions", step.positions)
+        rule = named if step.first_steps is None else FirstSteps(step.first_steps)
+        return None if vector is None else Constant(vector=vector, positions=rule)
     prompt, last = added(tensors["theta_prompt"][block]), added(tensors["theta_last"][block])
     if stated.kind == "by_phase":
         decode = added(tensors["theta_decode"][block])

@@ -6,7 +6,14 @@ from typing import Literal, final
 
 from steerguard.methods.section import ArtifactReferenceText
 from steerguard.methods.spec import ArtifactNeed, ArtifactParameters, Footprint, GuidanceSpec
-from steerguard.methods.vector_steering import Blocks, Coefficient, PositionRule, steered_where, steering_footprint
+from steerguard.methods.vector_steering import (
+    Blocks,
+    Coefficient,
+    ModalityTokenRule,
+    PositionRule,
+    steered_where,
+    steering_footprint,
+)
 
 
 @final
@@ -37,6 +44,8 @@ class FittedRefusalSpec(GuidanceSpec):
     """How strongly the vectors are added; 1.0 is the strength that the artifact was fitted for."""
     positions: PositionRule = None
     """Token positions that a constant vector is added to; left out: the artifact's, else `all`; none with a schedule."""
+    modality_tokens: ModalityTokenRule = "include"
+    """Whether columns of the prompt that stand for images, sounds or videos are changed too, or left as they are."""
     blocks: Blocks = None
     """Decoder blocks whose output is changed, in increasing order; left out: the artifact's fitted blocks."""
 
@@ -51,7 +60,12 @@ class FittedRefusalSpec(GuidanceSpec):
     def footprint(self, parameters: ArtifactParameters) -> Footprint:
         """Return the steered blocks: the policy's, else the artifact's fitted ones."""
         return steering_footprint(
-            parameters["vectors"], entry=self.id, blocks=self.blocks, positions=self.positions, own_gates=False
+            parameters["vectors"],
+            entry=self.id,
+            blocks=self.blocks,
+            positions=self.positions,
+            modality_tokens=self.modality_tokens,
+            own_gates=False,
         )
 
     def needs_buffered_stream(self) -> bool:

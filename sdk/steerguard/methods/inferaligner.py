@@ -8,7 +8,14 @@ from pydantic import Field
 
 from steerguard.methods.section import ArtifactReferenceText
 from steerguard.methods.spec import ArtifactNeed, ArtifactParameters, Footprint, GuidanceSpec
-from steerguard.methods.vector_steering import Blocks, Coefficient, PositionRule, steered_where, steering_footprint
+from steerguard.methods.vector_steering import (
+    Blocks,
+    Coefficient,
+    ModalityTokenRule,
+    PositionRule,
+    steered_where,
+    steering_footprint,
+)
 
 Gate = Literal["verdict", "per_block"]
 """What opens a block for a row.
@@ -48,6 +55,8 @@ class InferAlignerSpec(GuidanceSpec):
     """How strongly the direction is added; 1.0 is the strength that the artifact was calibrated at."""
     positions: PositionRule = None
     """Token positions that a constant vector is added to; left out: the artifact's, else `all`; none with a schedule."""
+    modality_tokens: ModalityTokenRule = "include"
+    """Whether columns of the prompt that stand for images, sounds or videos are changed too, or left as they are."""
     gate: Annotated[Gate, Field(json_schema_extra={"x-cost": "`per_block` adds one dot product per block"})] = "verdict"
     """What opens a block: the rule's `verdict` alone, or `per_block` in addition the block's own linear gate."""
     blocks: Blocks = None
@@ -69,6 +78,7 @@ class InferAlignerSpec(GuidanceSpec):
             entry=self.id,
             blocks=self.blocks,
             positions=self.positions,
+            modality_tokens=self.modality_tokens,
             own_gates=self.gate == "per_block",
         )
 

@@ -13,7 +13,10 @@ from steerguard.methods.spec import ArtifactNeed, ArtifactParameters, Footprint,
 from steerguard.methods.vector_steering import (
     Blocks,
     Coefficient,
+    FirstSteps,
+    ModalityTokenRule,
     PositionRule,
+    positions_name,
     read_schedule,
     steered_where,
     steering_footprint,
@@ -63,6 +66,8 @@ class RefusalDirectionSpec(GuidanceSpec):
     """How strongly; 1.0 adds the calibrated strength, or removes the whole component; at most 1.0 with `ablate`."""
     positions: PositionRule = None
     """Token positions that are changed; left out: the artifact's with `add`, and `all` with `ablate`."""
+    modality_tokens: ModalityTokenRule = "include"
+    """Whether columns of the prompt that stand for images, sounds or videos are changed too, or left as they are."""
     blocks: Blocks = None
     """Decoder blocks that are changed, in increasing order; left out: the artifact's, which are all with `ablate`."""
 
@@ -76,6 +81,14 @@ class RefusalDirectionSpec(GuidanceSpec):
             )
             raise PydanticCustomError(kind, message)
         return coefficient
+
+    @field_validator("positions")
+    @classmethod
+    def _removes_at_every_step(cls, positions: PositionRule, info: ValidationInfo) -> PositionRule:
+        if info.data.get("mode") == "ablate" and isinstance(positions, FirstSteps):
+            kind, message = "ablate_first_steps", "with mode: ablate the positions are one of the named ones"
+            raise PydanticCustomError(kind, message)
+        return positions
 
     def artifact_needs(self) -> tuple[ArtifactNeed, ...]:
         """Return the one need: the directions."""
@@ -99,16 +112,22 @@ class RefusalDirectionSpec(GuidanceSpec):
             raise _malformed("schedule", "constant: there is one direction per block", schedule.kind)
         if self.mode == "add":
             return steering_footprint(
-                params, entry=self.id, blocks=self.blocks, positions=self.positions, own_gates=False
+                params,
+                entry=self.id,
+                blocks=self.blocks,
+                positions=self.positions,
+                modality_tokens=self.modality_tokens,
+                own_gates=False,
             )
         return Footprint(
             steered_blocks=self.blocks if self.blocks is not None else ablated_blocks(params),
             read_blocks=(),
             # The component is what it is; there is nothing to scale it by.
             strength="1.0",
-            positions=self.positions or "all",
+            positions=positions_name(self.positions or "all"),
             operator="ablate",
             points=("resid_pre", "resid_post"),
+            modality_tokens=self.modality_tokens,
         )
 
     def needs_buffered_stream(self) -> bool:

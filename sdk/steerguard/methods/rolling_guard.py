@@ -38,7 +38,7 @@ class RollingGuardSpec(GuidanceSpec):
     decode step.
 
     Fails when: the probe was made for prompts and its scores mean nothing at answer tokens; the last tokens of an answer
-    are written after the last read; a rate was calibrated for one reading, and an answer is read many times.
+    are written after the last read; answers are longer than those that a rate was calibrated on, and are read more often.
 
     Reference: none is followed; the probe is a linear read-out as in InferAligner (Wang et al., arXiv 2401.11206,
     section 3.2), the reason late compliance and prefilled answers (Qi et al., arXiv 2406.05946).
@@ -49,7 +49,8 @@ class RollingGuardSpec(GuidanceSpec):
     artifact: ArtifactReferenceText
     """Probe: an artifact family of type `probe`, of the method `linear_probe`, and a version range."""
     threshold: Bound
-    """Score at which the guard acts, `{fpr: rate}` of the artifact's calibration or `{value: score}`."""
+    """Score at which the guard acts: `{value: score}`, or `{fpr: rate}`, the share of benign answers that reach it; a rate
+    needs a probe that was calibrated on answers, and the `every`, `first` and `in_a_row` of that calibration."""
     every: Annotated[
         int,
         Field(
@@ -120,7 +121,7 @@ class RollingGuardSpec(GuidanceSpec):
         """Return one plain sentence on what the step does with these settings."""
         bound = self.threshold
         what = (
-            f"what {bound.fpr * 100:g}% of benign prompts reach"
+            f"what {bound.fpr * 100:g}% of benign answers reach"
             if isinstance(bound, CalibratedBound)
             else str(bound.value)
         )

@@ -35,11 +35,15 @@ class Footprint:
     strength: str
     """Decimal string: what coefficient 1.0 multiplies the artifact's vectors by."""
     positions: str | None
-    """Token positions that are changed, as named by the method; None where the schedule says it."""
+    """Token positions that are changed: the name of a position rule, or `first_steps`; None where the schedule says it."""
     schedule: str = "constant"
     """Which vector a position gets: `constant`, `by_phase` or `by_step`."""
     steps: int | None = None
     """How many generated tokens have a vector of their own; `by_step` only."""
+    first_steps: int | None = None
+    """How many generated tokens are changed; with the positions `first_steps`, and only with them."""
+    modality_tokens: str = "include"
+    """`exclude` leaves columns alone that stand for images, sounds or videos."""
     operator: str = "add"
     """What is done there: `add`, `ablate`, `clamp` or `affine`; all but `add` have the schedule `constant`."""
     points: tuple[str, ...] = ("resid_post",)

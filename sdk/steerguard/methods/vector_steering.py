@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from steerguard.errors import ArtifactFormatError, UnsupportedPlanError
+from steerguard.methods.section import Section
 from steerguard.methods.spec import Footprint
 
 if TYPE_CHECKING:
@@ -25,6 +26,32 @@ Positions = Literal["all", "last_prompt_token_and_decode", "decode", "prefill"]
 `decode`: generated tokens only.
 `prefill`: prompt tokens only.
 """
+
+ModalityTokens = Literal["include", "exclude"]
+"""Whether columns of the prompt that stand for images, sounds or videos are changed.
+
+`include`: as every other token of the prompt.
+`exclude`: they are left as they are.
+"""
+
+
+class FirstSteps(Section):
+    """The first generated tokens that the model reads, and nothing else."""
+
+    first_steps: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=MAX_STEPS,
+            json_schema_extra={"x-unit": "generated tokens", "x-cost": "none after the last of them"},
+        ),
+    ]
+    """How many generated tokens are changed when the model reads them; every later one is left as it is."""
+
+
+def _kind_of_positions(value: Any) -> str:
+    return "by_count" if isinstance(value, (dict, FirstSteps)) else "by_name"
+
 
 ScheduleKind = Literal["constant", "by_phase", "by_step"]
 """Which vector a position gets.
@@ -56,10 +83,17 @@ Coefficient = Annotated[
 """A coefficient; it multiplies every vector of a schedule alike."""
 
 PositionRule = Annotated[
-    Positions | None,
+    Annotated[
+        Annotated[Positions, Tag("by_name")] | Annotated[FirstSteps, Tag("by_count")],
+        Discriminator(_kind_of_positions),
+    ]
+    | None,
     Field(json_schema_extra={"x-cost": "`all` changes the prompt as well, so its cache is the guided one"}),
 ]
-"""A position rule; left out, the artifact's own."""
+"""A position rule, a name or `{first_steps: n}`; left out, the artifact's own."""
+
+ModalityTokenRule = Annotated[ModalityTokens, Field(json_schema_extra={"x-cost": "none"})]
+"""Whether modality tokens are changed too."""
 
 Blocks = Annotated[
     tuple[Annotated[int, Field(ge=0, le=4095)], ...] | None,
@@ -111,7 +145,8 @@ def steering_footprint(
     *,
     entry: str,
     blocks: tuple[int, ...] | None,
-    positions: Positions | None,
+    positions: Positions | FirstSteps | None,
+    modality_tokens: ModalityTokens = "include",
     own_gates: bool,
 ) -> Footprint:
     """Return the footprint of an entry that adds an artifact's vectors.
@@ -121,6 +156,7 @@ def steering_footprint(
         entry: id of the guidance entry.
         blocks: the policy's blocks; None for the artifact's.
         positions: the policy's position rule; None for the artifact's, and `all` where it has none.
+        modality_tokens: whether columns of images, sounds and videos are changed.
         own_gates: whether each block has a gate of its own that reads it.
 
     Raises:
@@ -132,19 +168,32 @@ def steering_footprint(
         raise UnsupportedPlanError(
             f"The artifact's schedule is {schedule.kind}: it says itself which vector each position gets.",
             expected="no `positions` in the policy",
-            found=positions,
+            found=positions_in_words(positions),
             where=f"guidance entry `{entry}`",
             next_step="Remove `positions`, or name an artifact whose schedule is constant.",
         )
     steered = blocks if blocks is not None else tuple(int(block) for block in params["blocks"])
+    named = positions or schedule.positions or "all"
     return Footprint(
         steered_blocks=steered,
         read_blocks=steered if own_gates else (),
         strength=str(params["strength"]),
-        positions=(positions or schedule.positions or "all") if schedule.kind == "constant" else None,
+        positions=positions_name(named) if schedule.kind == "constant" else None,
         schedule=schedule.kind,
         steps=schedule.steps,
+        first_steps=named.first_steps if isinstance(named, FirstSteps) else None,
+        modality_tokens=modality_tokens,
     )
+
+
+def positions_name(positions: Positions | FirstSteps) -> str:
+    """Return the name of a position rule: its own, or `first_steps`."""
+    return "first_steps" if isinstance(positions, FirstSteps) else positions
+
+
+def positions_in_words(positions: Positions | FirstSteps) -> str:
+    """Return a position rule as a policy writes it."""
+    return f"first_steps: {positions.first_steps}" if isinstance(positions, FirstSteps) else positions
 
 
 def steered_where(blocks: tuple[int, ...] | None) -> str:

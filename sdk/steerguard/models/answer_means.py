@@ -70,8 +70,8 @@ def capture_answer_means(
     rows.sort(key=lambda row: len(row[1]))
     positions = 2 + max(len(answer) for answer in answers)
     width = int(model.config.get_text_config(decoder=True).hidden_size)
-    sums = {module: torch.zeros(positions, width, dtype=torch.float64) for module in modules}
-    counts = torch.zeros(positions, dtype=torch.float64)
+    sums = {module: torch.zeros(positions, width, dtype=torch.float64, device="cpu") for module in modules}
+    counts = torch.zeros(positions, dtype=torch.float64, device="cpu")
     with evaluating(model), torch.no_grad():
         for start in range(0, len(rows), batch_size):
             chosen = rows[start : start + batch_size]
@@ -109,7 +109,7 @@ def _shares(lengths: Sequence[tuple[int, int]], positions: int, columns: int) ->
         positions: 2 and the longest answer: prompt, last prompt token, answer tokens.
         columns: width of the batch, padded on the right.
     """
-    shares = torch.zeros(positions, len(lengths), columns, dtype=torch.float64)
+    shares = torch.zeros(positions, len(lengths), columns, dtype=torch.float64, device="cpu")
     for row, (prompt, end) in enumerate(lengths):
         if prompt > 1:
             shares[0, row, : prompt - 1] = 1 / (prompt - 1)

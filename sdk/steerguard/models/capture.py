@@ -81,7 +81,7 @@ def capture_residuals(
         _check_long_enough(prompts)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
     width = int(model.config.get_text_config(decoder=True).hidden_size)
-    states = torch.empty((len(prompts), len(blocks), width), dtype=torch.float32)
+    states = torch.empty((len(prompts), len(blocks), width), dtype=torch.float32, device="cpu")
     if not modules:
         return states
     with evaluating(model), torch.no_grad():

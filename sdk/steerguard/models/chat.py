@@ -141,13 +141,15 @@ def pad_batch(
     plain = text_tokenizer(tokenizer)
     pad = next((i for i in (plain.pad_token_id, plain.eos_token_id) if i is not None), 0)
     width = max((len(row) for row in rows), default=0)
-    input_ids = torch.full((len(rows), width), pad, dtype=torch.int64)
-    attention_mask = torch.zeros((len(rows), width), dtype=torch.int64)
+    # On the CPU also where the app has set another default device.
+    input_ids = torch.full((len(rows), width), pad, dtype=torch.int64, device="cpu")
+    attention_mask = torch.zeros((len(rows), width), dtype=torch.int64, device="cpu")
     for index, row in enumerate(rows):
         place = slice(width - len(row), width) if padding_side == "left" else slice(0, len(row))
-        input_ids[index, place] = torch.tensor(row, dtype=torch.int64)
+        input_ids[index, place] = torch.tensor(row, dtype=torch.int64, device="cpu")
         attention_mask[index, place] = 1
-    return {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device)}
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+    return batch if device is None else {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def render(

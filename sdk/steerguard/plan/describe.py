@@ -20,6 +20,7 @@ def describe(plan: Plan) -> tuple[str, ...]:
         _model(plan),
         *(f"Artifact {pin.reference}, pinned to {pin.digest}." for pin in plan.artifacts),
         *(f"Detector {detector.id} reads {_reads(detector)}." for detector in plan.detectors),
+        *(_tolerance(detector) for detector in plan.detectors),
         *(f"Rates of {name} come from {source.words}." for name, source in plan.calibrations.items()),
         *(_rule(rule) for rule in plan.rules),
         f"Otherwise: {plan.default_action}.",
@@ -45,6 +46,13 @@ def _reads(detector: PlannedDetector) -> str:
     found = [f"blocks {_blocks(ends)} at the end of the generation prompt"] if ends else []
     found += [f"the prompt mean of blocks {_blocks(means)}"] if means else []
     return " and ".join(found)
+
+
+def _tolerance(detector: PlannedDetector) -> str:
+    return (
+        f"A score of {detector.id} within {detector.tolerance:.3g} of a bound counts as on either side of it: the row "
+        "takes the stricter verdict."
+    )
 
 
 def _rule(rule: PlannedRule) -> str:
@@ -83,8 +91,9 @@ def _step(step: PlannedStep) -> str:
     if not step.blocks:
         return f"Step {step.id}: {step.method} {step.spec.summary()}{_threshold(step)}."
     gates = " where the block's own gate opens too" if step.read_blocks else ""
+    spared = " (not where an image, sound or video stands)" if step.modality_tokens == "exclude" else ""
     return (
-        f"Step {step.id}: {step.method} {_change(step)} {_blocks(step.blocks)} {_when(step)}, "
+        f"Step {step.id}: {step.method} {_change(step)} {_blocks(step.blocks)} {_when(step)}{spared}, "
         f"coefficient {step.coefficient} times calibrated strength {step.strength}{gates}."
     )
 
@@ -104,13 +113,19 @@ def _change(step: PlannedStep) -> str:
 
 def _when(step: PlannedStep) -> str:
     if step.schedule == "constant":
-        return f"at positions {step.positions}"
+        return _where(step)
     if step.schedule == "by_phase":
         return "by phase (one vector for the prompt, one for its last token, one for generated tokens)"
     return (
         f"by step (one vector for the prompt, one for its last token, one for each of the first {step.schedule_steps} "
         "generated tokens, none afterwards)"
     )
+
+
+def _where(step: PlannedStep) -> str:
+    if step.first_steps is None:
+        return f"at positions {step.positions}"
+    return f"at the first {step.first_steps} generated tokens"
 
 
 def _cost(plan: Plan) -> Iterator[str]:
@@ -134,8 +149,12 @@ def _cost(plan: Plan) -> Iterator[str]:
 
 def _ending(plan: Plan) -> str:
     """Say when hooks go although gates stay open."""
-    by_step = [step.schedule_steps or 0 for step in plan.steps if step.schedule == "by_step"]
-    return f" (blocks that only follow steps: for {max(by_step)} generated tokens at most)" if by_step else ""
+    ends = [step.first_steps or step.schedule_steps or 0 for step in plan.steps if _ends(step)]
+    return f" (blocks that only follow steps: for {max(ends)} generated tokens at most)" if ends else ""
+
+
+def _ends(step: PlannedStep) -> bool:
+    return step.schedule == "by_step" or step.first_steps is not None
 
 
 def _blocks(blocks: tuple[int, ...]) -> str:

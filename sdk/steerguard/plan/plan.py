@@ -69,6 +69,9 @@ class PlannedDetector:
     """Which hidden state of its block each part reads: `end` of the generation prompt, or `prompt_mean`."""
     calibration: PlannedCalibration | None = None
     """None when every threshold is a raw score."""
+    tolerance: float = 0.0
+    """Score tolerance: how far rounding may move a score, in units of the score, at least 0.0; see `score_tolerance.py`.
+    0.0 for a reader whose score no rule compares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,10 @@ class PlannedStep:
     """How many generated tokens have a vector of their own; `by_step` only."""
     coefficient: str
     strength: str
+    first_steps: int | None = None
+    """How many generated tokens are changed; with the positions `first_steps` only."""
+    modality_tokens: str = "include"
+    """`exclude` leaves columns alone that stand for images, sounds or videos."""
     operator: str = "add"
     """What is done: `add`, `ablate`, `clamp` or `affine`."""
     points: tuple[str, ...] = ("resid_post",)
@@ -157,6 +164,11 @@ class Plan:
     def calibrations(self) -> dict[str, PlannedCalibration]:
         """The calibrations that thresholds come from, by detector id."""
         return {entry.id: entry.calibration for entry in self.detectors if entry.calibration is not None}
+
+    @property
+    def tolerances(self) -> dict[str, float]:
+        """The score tolerances, by detector id."""
+        return {entry.id: entry.tolerance for entry in self.detectors}
 
     def document(self) -> dict[str, Any]:
         """Return the plan as JSON data; numbers that are not integers are decimal strings."""

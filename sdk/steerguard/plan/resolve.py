@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from steerguard.artifacts.calibration import Calibration, parse_calibration
 from steerguard.artifacts.fit import check_fit, fingerprint_entry
 from steerguard.artifacts.integrity import located
-from steerguard.artifacts.reference import parse_reference
+from steerguard.artifacts.reference import NAME_MAX_LENGTH, parse_reference
 from steerguard.canonical import sha256_hex
 from steerguard.content import shipped_recipes
 from steerguard.errors import ArtifactFormatError, ArtifactIntegrityError, IncompatibleModelError, MissingVariantError
@@ -108,14 +109,22 @@ def resolve_reference(reference: str, kind: str, facts: ModelFacts, store: Artif
 
 def _build_line(family: str, facts: ModelFacts) -> str:
     # `steerguard build` reads a model from a folder, and a name on the Hub is none.
-    model = shlex.quote(facts.name) if facts.name and Path(facts.name).is_dir() else "<model folder>"
-    command = "Build one: steerguard build {recipe} --model " + model + " --out <folder>"
-    if family not in shipped_recipes():
-        return f"{command.format(recipe='<recipe>.yaml')} with a recipe for `{family}`."
-    return (
-        f"{command.format(recipe=family)} (the shipped recipe names blocks of a model with 30; "
-        "for another depth copy it and scale them)."
+    local = facts.name and Path(facts.name).is_dir()
+    model = shlex.quote(facts.name) if local else "<model folder>"
+    variant = _variant_name(Path(facts.name).name) if local else "my-model"
+    recipe = family if family in shipped_recipes() else "<recipe>.yaml"
+    command = (
+        f"steerguard build {recipe} --model {model} --variant {variant} --scale-blocks "
+        f"--out ./{family}-{variant} --registry ./my-registry"
     )
+    note = "" if family in shipped_recipes() else f" with a recipe for `{family}`"
+    return f"Build one{note}: {command}, then wrap with registry=Path('my-registry')."
+
+
+def _variant_name(folder: str) -> str:
+    """Return a legal name for the variant of a model that lies in a folder."""
+    letters = re.sub(r"[^a-z0-9]+", "-", folder.lower()).strip("-")
+    return letters[:NAME_MAX_LENGTH].strip("-") or "my-model"
 
 
 def _calibration(pin: PinnedManifest, store: ArtifactStore) -> Calibration | None:

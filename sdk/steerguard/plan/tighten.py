@@ -12,8 +12,9 @@ A plan tightens another one on the same model when all of this holds:
 - Its limits on memory and forward tokens are at most those in force.
 - Everything else, except names, digests and the refusal's text, is equal.
 
-The rules are compared exactly: a plan's verdict changes only at the bounds of its comparisons, so one combination of
-scores stands for all between the same bounds.
+The rules are compared exactly: a plan's verdict changes only where a score comes within its tolerance of a bound, or
+leaves it, so one combination of scores stands for all between the same two such places. Both plans have the same
+tolerances, which belong to the detectors that they share.
 """
 
 from __future__ import annotations
@@ -142,17 +143,17 @@ def at_least_as_restrictive(one: Verdict, other: Verdict, *, unordered: Collecti
 
 def _values(in_force: Plan, wanted: Plan) -> dict[str, tuple[float, ...]]:
     """Return per detector one score in each interval on which every comparison with it is constant."""
-    bounds: dict[str, set[float]] = {detector.id: set() for detector in wanted.detectors}
-    for rule in (*in_force.rules, *wanted.rules):
-        for _, comparison in rule.comparisons:
-            ends = (comparison.at_least, comparison.below)
-            bounds[comparison.detector].update(end.value for end in ends if end is not None)
-    ordered = {name: sorted(found) for name, found in bounds.items()}
+    turns: dict[str, set[float]] = {detector.id: set() for detector in wanted.detectors}
+    for plan in (in_force, wanted):
+        for rule in plan.rules:
+            for detector, score in rule.turns(plan.tolerances):
+                turns[detector].add(score)
+    ordered = {name: sorted(found) for name, found in turns.items()}
     return {name: (nextafter(cuts[0], -inf), *cuts) if cuts else (0.0,) for name, cuts in ordered.items()}
 
 
 def _verdict(plan: Plan, scores: Mapping[str, float]) -> Verdict:
-    return decide(plan.rules, plan.default_action, plan.default_use, scores)
+    return decide(plan.rules, plan.default_action, plan.default_use, scores, tolerances=plan.tolerances)
 
 
 def _words(verdict: Verdict) -> str:

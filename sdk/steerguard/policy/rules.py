@@ -2,19 +2,31 @@
 
 Every rule is evaluated and the most restrictive outcome wins, the default included.
 So the order of the rules never matters, and adding a rule never makes the outcome less restrictive.
+
+Scores round differently in batches of another shape, so a comparison with a score within the tolerance of its bound is
+neither true nor false: it may hold. `any`, `all` and `not` carry that on (Kleene's strong three-valued logic), and a rule
+matches when its condition may hold. As more rules never loosen, the verdict is at least as strict as that of every score
+within the tolerance, those that rounding could have given among them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from steerguard.artifacts.calibration import next_float32, to_float32
 from steerguard.decision import ACTION_ORDER, Action, Cause
 from steerguard.errors import GuidanceError, NonFiniteHiddenStateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+
+EXACT: Mapping[str, float] = MappingProxyType({})
+"""No tolerances: every score is compared as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +108,12 @@ class PlannedRule:
         """Every comparison with its place in the condition, in the order of the document."""
         return () if self.when is None else tuple(planned_comparisons(self.when))
 
-    def matches(self, scores: Mapping[str, float]) -> bool:
-        """Return whether the condition is true of the scores.
+    def matches(self, scores: Mapping[str, float], tolerances: Mapping[str, float] = EXACT) -> bool:
+        """Return whether the condition may hold for scores that are known to within their tolerance.
+
+        Args:
+            scores: by detector.
+            tolerances: by detector, at least 0.0; a detector without one is compared exactly.
 
         Raises:
             GuidanceError: there is no score of a detector that the condition names, needed or not for the outcome.
@@ -112,20 +128,68 @@ class PlannedRule:
                     found=f"scores of {', '.join(sorted(scores)) or 'no detector'}",
                     where=f"rule {self.id}",
                 )
-        return _holds(self.when, scores)
+        return _holds(self.when, scores, tolerances, may=True)
+
+    def turns(self, tolerances: Mapping[str, float] = EXACT) -> Iterator[tuple[str, float]]:
+        """Yield a detector and a score for every bound: only from there on may the rule match otherwise than below.
+
+        Args:
+            tolerances: as in `matches`.
+        """
+        for place, comparison in self.comparisons:
+            may = place.split(".").count("not") % 2 == 0
+            low, high = interval_of(comparison, tolerances.get(comparison.detector, 0.0), may=may)
+            yield from ((comparison.detector, end) for end in (low, high) if end is not None)
 
 
-def _holds(condition: PlannedCondition, scores: Mapping[str, float]) -> bool:
+def near(value: float, tolerance: float) -> tuple[float, float]:
+    """Return the first score that lies within a tolerance of a bound, and the first above it that does not.
+
+    Both are float32 and rounded outwards, so that host and device compare a score with the same numbers.
+
+    Args:
+        value: float32 bound.
+        tolerance: at least 0.0; with 0.0 both ends are the bound, and no score lies between them.
+    """
+    if tolerance == 0.0:
+        return value, value
+    low, high = value - tolerance, value + tolerance
+    first, last = to_float32(low), to_float32(high)
+    return first if first <= low else -next_float32(-first), last if last >= high else next_float32(last)
+
+
+def interval_of(comparison: PlannedComparison, tolerance: float, *, may: bool) -> tuple[float | None, float | None]:
+    """Return the interval `[low, high)` of scores for which a comparison may hold, or for which it must.
+
+    Args:
+        comparison: with bounds in float32.
+        tolerance: of its detector's score.
+        may: whether it may hold, for some score within the tolerance, or must hold, for each of them.
+
+    Returns:
+        Both ends in float32; None where the interval is open.
+    """
+    low, high = comparison.at_least, comparison.below
+    return (
+        None if low is None else near(low.value, tolerance)[0 if may else 1],
+        None if high is None else near(high.value, tolerance)[1 if may else 0],
+    )
+
+
+def _holds(
+    condition: PlannedCondition, scores: Mapping[str, float], tolerances: Mapping[str, float], *, may: bool
+) -> bool:
+    """Return whether a condition may hold, or must: what may hold is what need not be false."""
     match condition:
-        case PlannedComparison(at_least=low, below=high):
-            score = scores[condition.detector]
-            return (low is None or score >= low.value) and (high is None or score < high.value)
+        case PlannedComparison(detector=detector):
+            low, high = interval_of(condition, tolerances.get(detector, 0.0), may=may)
+            return (low is None or scores[detector] >= low) and (high is None or scores[detector] < high)
         case PlannedAny(any_of=parts):
-            return any(_holds(part, scores) for part in parts)
+            return any(_holds(part, scores, tolerances, may=may) for part in parts)
         case PlannedAll(all_of=parts):
-            return all(_holds(part, scores) for part in parts)
+            return all(_holds(part, scores, tolerances, may=may) for part in parts)
         case PlannedNot(negated=part):
-            return not _holds(part, scores)
+            return not _holds(part, scores, tolerances, may=not may)
 
 
 def _down(place: str, step: str) -> str:
@@ -137,7 +201,7 @@ class Verdict:
     """What the rules say about one row."""
 
     rules: tuple[str, ...]
-    """Ids of all rules that matched, in the order in which the rules were given."""
+    """Ids of all rules that matched: those whose condition may hold, in the order in which the rules were given."""
     action: Action
     """The most restrictive action among the default and the rules that matched."""
     use: tuple[str, ...]
@@ -153,8 +217,9 @@ def decide(
     scores: Mapping[str, float],
     *,
     guidance: Sequence[str] = (),
+    tolerances: Mapping[str, float] = EXACT,
 ) -> Verdict:
-    """Return the verdict of all rules on the scores of one row.
+    """Return the verdict of all rules on the scores of one row: the strictest that scores within the tolerances give.
 
     Args:
         rules: every rule of the policy; the order does not change action, use or cause.
@@ -162,6 +227,7 @@ def decide(
         default_use: guidance entries of the default.
         scores: score of each detector, by detector id.
         guidance: ids of the guidance entries in document order, which `use` then follows; alphabetical otherwise.
+        tolerances: how far each score may be off, by detector id, at least 0.0; one that is not there is exact.
 
     Raises:
         NonFiniteHiddenStateError: a score is NaN or infinite.
@@ -175,7 +241,7 @@ def decide(
                 found=str(score),
                 where=f"detector {detector}",
             )
-    matched = tuple(rule for rule in rules if rule.matches(scores))
+    matched = tuple(rule for rule in rules if rule.matches(scores, tolerances))
     action = max((default_action, *(rule.action for rule in matched)), key=ACTION_ORDER.index)
     asked = [rule.use for rule in matched if rule.action == action]
     by_rule = bool(asked)

@@ -218,6 +218,22 @@ def create_registry(root: Path) -> LocalDirectory:
     return LocalDirectory(root)
 
 
+def open_registry(root: Path) -> LocalDirectory:
+    """Return the registry in a folder, and make one where the folder is new or empty.
+
+    Raises:
+        ArtifactNotFoundError: the folder holds something else.
+        ArtifactError: the registry cannot be made or read.
+    """
+    try:
+        fresh = not root.exists() or not any(root.iterdir())
+    except OSError as error:
+        raise ArtifactError("The registry cannot be read.", where=root, found=error.strerror) from error
+    registry = create_registry(root) if fresh else LocalDirectory(root)
+    registry.entries()
+    return registry
+
+
 def _remove_empty(*folders: Path) -> None:
     """Remove folders that have become empty; one that holds other artifacts stays."""
     for folder in folders:

@@ -12,9 +12,11 @@ from steerguard.artifacts.calibration import calibration_from_scores
 from steerguard.artifacts.codec import write_artifact
 from steerguard.artifacts.fingerprint import PROMPTS
 from steerguard.artifacts.probe_params import (
+    ANSWER_FEATURE,
     COSINE_FEATURE,
     COSINE_METHOD,
     PROMPT_MEAN_FEATURE,
+    AnswerReading,
     Over,
     Similarity,
     probe_params,
@@ -34,6 +36,8 @@ VARIANT = "tiny"
 VECTORS_FILE = "weights/vectors.safetensors"
 FINGERPRINT_FILE = "weights/fingerprint.safetensors"
 CALIBRATION_SCORES = 99
+ANSWER_READING = AnswerReading(tokens=16, first=2, every=3, in_a_row=1)
+"""How the family `harmful-answer` says that its calibration read answers."""
 
 
 def tiny_registry(
@@ -52,8 +56,9 @@ def tiny_registry(
 ) -> LocalDirectory:
     """Make a registry with a random probe and random vectors for a model.
 
-    The families are `harmful-intent`, a linear probe, `condition`, a cosine probe of the same parts, and steering vectors
-    of each method: `inferaligner`, `refusal-vectors` (`fitted_refusal`) and `refusal-direction`, always constant.
+    The families are `harmful-intent`, a linear probe, `condition`, a cosine probe of the same parts, `harmful-answer`, a
+    linear probe of answers with these parts too, and steering vectors of each method: `inferaligner`, `refusal-vectors`
+    (`fitted_refusal`) and `refusal-direction`, always constant.
 
     Args:
         root: a folder that does not exist yet.
@@ -174,6 +179,28 @@ def tiny_registry(
             FINGERPRINT_FILE: {"directions": fingerprint},
         },
         torch.rand(CALIBRATION_SCORES, generator=generator),
+    )
+    _add(
+        registry,
+        {
+            **fields,
+            "family": "harmful-answer",
+            "type": "probe",
+            "method": "linear_probe",
+            "requires": {
+                "sdk": ">=0.1",
+                "features": [ANSWER_FEATURE, "calibration.split_conformal", "probe.linear", *more],
+            },
+            "params": probe_params(parts, ANSWER_READING),
+        },
+        {
+            PROBE_FILE: {
+                "weight": torch.randn(weight.shape, generator=generator),
+                "bias": torch.zeros(len(probe_blocks)),
+            },
+            FINGERPRINT_FILE: {"directions": fingerprint},
+        },
+        torch.randn(CALIBRATION_SCORES, generator=generator),
     )
     return registry
 

@@ -103,8 +103,8 @@ def _proofs(
         2: lambda: verdict_per_row(trial, threshold),
         3: lambda: batches_and_caches(trial, threshold),
         4: lambda: no_trace(trial, threshold),
-        6: lambda: told_as_done(trial, threshold),
-        7: lambda: told_as_done(trial, threshold),
+        6: lambda: told_as_done(trial, threshold, row_tolerance),
+        7: lambda: told_as_done(trial, threshold, row_tolerance),
         8: lambda: not_finite_is_refused(trial),
     }
     if 6 in guarantees:

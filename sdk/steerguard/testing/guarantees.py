@@ -56,14 +56,19 @@ class Tolerance:
         return bool(((one - other)[finite].abs() <= 10 * limit).all())
 
 
-def broken(number: int, what: str, *, expected: object, found: object, where: str) -> ConformanceError:
+ACTS_OUTSIDE = "Look for code of the method that acts outside the interventions that it declares."
+
+
+def broken(
+    number: int, what: str, *, expected: object, found: object, where: object, next_step: str = ACTS_OUTSIDE
+) -> ConformanceError:
     """Return the error for a guarantee that does not hold."""
     return ConformanceError(
         f"Guarantee {number}, {GUARANTEES[number]}, does not hold: {what}.",
         expected=expected,
         found=found,
         where=where,
-        next_step="Look for code of the method that acts outside the interventions that it declares.",
+        next_step=next_step,
     )
 
 

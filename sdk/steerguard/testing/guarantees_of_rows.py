@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from steerguard.errors import UnsupportedGenerationError
 from steerguard.testing.guarantees import Tolerance, broken, require_same_rows
 from steerguard.testing.trial import CLOSED, OPEN
-from steerguard.testing.watched_run import differing, passed_states, watched_run
+from steerguard.testing.watched_run import differing, passed_states, place_name, watched_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,15 +20,14 @@ if TYPE_CHECKING:
     from steerguard.testing.watched_run import WatchedRun
 
 SIDES: tuple[Side, ...] = ("left", "right")
-ALONE = 3
-"""How many rows are also run alone: the first ones."""
 
 
 def neutral_is_identity(trial: Trial, threshold: float, row_tolerance: float) -> None:
     """Prove guarantee 1: closed gates, and a coefficient of 0, give the unguided run of the same batch."""
+    unguided: dict[str, WatchedRun] = {}
     for side in SIDES:
         batch = trial.batch(side)
-        plain = watched_run(trial.model, batch, pad=trial.pad)
+        plain = unguided[side] = watched_run(trial.model, batch, pad=trial.pad)
         with trial.guarded(threshold) as wrapped:
             run = watched_run(wrapped, batch, pad=trial.pad)
         require_same_rows(
@@ -38,8 +38,7 @@ def neutral_is_identity(trial: Trial, threshold: float, row_tolerance: float) ->
             atol=row_tolerance,
             what="a row whose gate is closed was changed",
         )
-    batch, every = trial.batch(), range(len(trial.contents))
-    plain = watched_run(trial.model, batch, pad=trial.pad)
+    batch, plain, every = trial.batch("left"), unguided["left"], range(len(trial.contents))
     with trial.guarded(CLOSED) as wrapped:
         run = watched_run(wrapped, batch, pad=trial.pad)
     what = "a batch in which every gate is closed was changed"
@@ -81,20 +80,18 @@ def batches_and_caches(trial: Trial, threshold: float) -> None:
     with trial.guarded(threshold) as wrapped:
         together = watched_run(wrapped, batch, pad=trial.pad, forced=tokens)
         uncached = _uncached(trial, wrapped, batch, tokens)
-        alone = [
-            watched_run(wrapped, trial.batch(rows=[row]), pad=trial.pad, forced=tokens[[row]])
-            for row in range(min(ALONE, len(trial.contents)))
-        ]
+        alone = {
+            row: watched_run(wrapped, trial.batch(rows=[row]), pad=trial.pad, forced=tokens[[row]])
+            for row in run_alone(together.decisions)
+        }
     others = [] if uncached is None else zip(together.decisions, uncached.decisions, strict=True)
     for row, (decision, other) in enumerate(others):
         _require_same_decision(3, trial, threshold, decision, other, where=f"row {row}, with and without a cache")
-    for row, run in enumerate(alone):
+    for row, run in alone.items():
         _require_same_decision(
             3, trial, threshold, together.decisions[row], run.decisions[0], where=f"row {row}, alone and in the batch"
         )
-    pairs = [
-        (f"row {row} alone", [step[[row]] for step in together.logits], run.logits) for row, run in enumerate(alone)
-    ]
+    pairs = [(f"row {row} alone", [step[[row]] for step in together.logits], run.logits) for row, run in alone.items()]
     if uncached is not None:
         pairs.append(("without a cache", together.logits, uncached.logits))
     for where, logits, others_logits in pairs:
@@ -119,6 +116,13 @@ def _uncached(trial: Trial, wrapped: Any, batch: dict[str, Tensor], tokens: Tens
         return None
 
 
+def run_alone(decisions: Sequence[Decision]) -> list[int]:
+    """Return the rows that are also run alone: the first and the last one that is left alone, and that is not."""
+    closed = closed_rows(decisions)
+    others = sorted({decision.row for decision in decisions} - set(closed))
+    return sorted({row for rows in (closed, others) for row in (*rows[:1], *rows[-1:])})
+
+
 def closed_rows(decisions: Sequence[Decision]) -> list[int]:
     """Return the rows whose verdict leaves them alone."""
     return [decision.row for decision in decisions if decision.intended == "allow"]
@@ -128,9 +132,9 @@ def _require_padding_alone(trial: Trial, threshold: float, side: Side) -> None:
     """Require that the prefill changes no column of padding at the first place where it changes anything."""
     batch = trial.batch(side)
     with passed_states(trial.model) as before:
-        plain = watched_run(trial.model, batch, pad=trial.pad)
+        plain = watched_run(trial.model, batch, pad=trial.pad, steps=1)
     with trial.guarded(threshold) as wrapped, passed_states(trial.model) as after:
-        watched_run(wrapped, batch, pad=trial.pad, forced=plain.tokens)
+        watched_run(wrapped, batch, pad=trial.pad, forced=plain.tokens, steps=1)
     padding = batch["attention_mask"].cpu() == 0
     for number, (one, other) in enumerate(zip(before.places, after.places, strict=True)):
         prefill = len(other) - len(one)
@@ -152,11 +156,6 @@ def _require_padding_alone(trial: Trial, threshold: float, side: Side) -> None:
         return
 
 
-def place_name(number: int, count: int) -> str:
-    """Return what a place between blocks is called."""
-    return f"behind block {count - 2}" if number == count - 1 else f"in front of block {number}"
-
-
 def _require_same_decision(
     number: int, trial: Trial, threshold: float, one: Decision, other: Decision, *, where: str
 ) -> None:
@@ -167,7 +166,10 @@ def _require_same_decision(
     limit = Tolerance.of(trial.model.dtype).around([*known, threshold])
     if abs(known[0] - known[1]) > limit:
         raise broken(number, "scores differ", expected=f"agreement within {limit:.3g}", found=known, where=where)
-    if min(abs(score - threshold) for score in known) <= limit:
+    for decision in (one, other):
+        require_strict_side(number, decision, where=where)
+    if one.near != other.near:
+        # The outer edge of the tolerance: here the stricter verdict ends, and both scores are short of the threshold.
         return
     verdicts = [decision.intended for decision in (one, other)]
     if verdicts[0] != verdicts[1]:
@@ -175,3 +177,32 @@ def _require_same_decision(
     doses = [[(dose.step, dose.open_blocks, dose.positions) for dose in decision.doses] for decision in (one, other)]
     if doses[0] != doses[1]:
         raise broken(number, "doses differ", expected=doses[0], found=doses[1], where=where)
+
+
+def require_strict_side(number: int, decision: Decision, *, where: str) -> None:
+    """Require the stricter verdict of a row whose score lies within its tolerance of the threshold, and no other row."""
+    reading = decision.readings[0]
+    (threshold,) = reading.thresholds
+    score = reading.score or 0.0
+    distance = abs(score - threshold.value)
+    if decision.near != (distance < reading.tolerance) and not math.isclose(distance, reading.tolerance, rel_tol=1e-3):
+        raise broken(
+            number,
+            "a row is counted as within the score tolerance that is not, or the other way round",
+            expected=f"{distance < reading.tolerance} at a distance of {distance:.3g}",
+            found=f"{decision.near} with a tolerance of {reading.tolerance:.3g}",
+            where=where,
+        )
+    if decision.cause not in {"rule", "default"}:
+        return
+    expected = "guide" if decision.near or score >= threshold.value else "allow"
+    if decision.intended != expected:
+        raise broken(
+            number,
+            "a row took the less strict verdict"
+            if expected == "guide"
+            else "a row took another verdict than its score",
+            expected=expected,
+            found=decision.intended,
+            where=where,
+        )

@@ -5,21 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
-
+from steerguard.guidance.intervention import VerdictGate
 from steerguard.models.blocks import decoder_blocks
 from steerguard.testing.guarantees import broken
-from steerguard.testing.guarantees_of_rows import place_name
 from steerguard.testing.model_state import state_difference, state_of
+from steerguard.testing.told_positions import require_told, told_places
 from steerguard.testing.trial import OPEN
-from steerguard.testing.watched_run import differing, passed_states, watched_run
+from steerguard.testing.watched_run import FEW_STEPS, passed_states, watched_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import Tensor
 
     from steerguard.decision import Decision
+    from steerguard.engine.program import Program
     from steerguard.plan.plan import Plan
     from steerguard.testing.trial import Trial
     from steerguard.testing.watched_run import PassedStates
@@ -33,7 +31,7 @@ def no_trace(trial: Trial, threshold: float) -> None:
     """Prove guarantee 4: after a call, a call that failed, and the guard itself, the model is what it was."""
     batch = trial.batch()
     # The first generation of a model may fill caches of transformers itself.
-    watched_run(trial.model, batch, pad=trial.pad)
+    watched_run(trial.model, batch, pad=trial.pad, steps=1)
     plain = state_of(trial.model)
     with trial.guarded(threshold) as wrapped:
         inside = state_of(wrapped)
@@ -45,26 +43,27 @@ def no_trace(trial: Trial, threshold: float) -> None:
     _require_state(plain, trial.model, "after the guard was taken off")
 
 
-def told_as_done(trial: Trial, threshold: float) -> None:
+def told_as_done(trial: Trial, threshold: float, row_tolerance: float) -> None:
     """Prove guarantees 6 and 7 by comparing what the blocks were given, with and without guidance, token by token."""
     batch = trial.batch()
     with passed_states(trial.model) as before:
         plain = watched_run(trial.model, batch, pad=trial.pad)
     with trial.guarded(threshold) as wrapped, passed_states(trial.model) as after:
-        plan = wrapped.guard.plan
-        acts = bool(wrapped.guard.engine.program.interventions)
+        program = wrapped.guard.engine.program
         run = watched_run(wrapped, batch, pad=trial.pad, forced=plain.tokens)
-    extra = _require_cost(plan, batch["attention_mask"], run.decisions, before, after)
-    opened = [decision.row for decision in run.decisions if decision.applied == "guide"]
-    if acts and opened:
-        _require_changes(plan, run.decisions, list(_changes(before, after, extra)), _zeros(before))
+    mask, fed_back = batch["attention_mask"], plain.tokens.shape[1] - 1
+    extra = _require_cost(program.plan, mask, run.decisions, before, after)
+    _require_doses(program, run.decisions)
+    _require_reads(program, run.decisions, fed_back)
+    told = told_places(program.interventions, run.decisions, mask, fed_back=fed_back, places=len(before.places))
+    require_told(told, run.decisions, before, after, extra=extra, row_by_row=row_tolerance == 0.0)
 
 
 def not_finite_is_refused(trial: Trial) -> None:
     """Prove guarantee 8: a row whose hidden states are not finite is refused, in prefill and decode, and no other."""
     batch, blocks = trial.batch(), decoder_blocks(trial.model)
     with trial.guarded(OPEN) as wrapped:
-        clean = watched_run(wrapped, batch, pad=trial.pad).decisions
+        clean = watched_run(wrapped, batch, pad=trial.pad, steps=FEW_STEPS).decisions
     row = next((decision.row for decision in clean if decision.doses), 0)
     for step, words in ((0, "prefill"), (2, "decode")):
         if step and not clean[row].doses:
@@ -76,7 +75,7 @@ def not_finite_is_refused(trial: Trial) -> None:
             poison = _Poison(row=row, first=first)
             handle = (blocks[-1] if step else blocks[0]).register_forward_hook(poison)
             try:
-                decisions = watched_run(wrapped, batch, pad=trial.pad).decisions
+                decisions = watched_run(wrapped, batch, pad=trial.pad, steps=FEW_STEPS).decisions
             finally:
                 handle.remove()
         for before, decision in zip(clean, decisions, strict=True):
@@ -180,48 +179,50 @@ def _require_cost(
     return extra
 
 
-def _changes(before: PassedStates, after: PassedStates, extra: int) -> Iterator[Tensor]:
-    """Yield per place and row in how many columns the states differ, the passes of one run after the other."""
-    for plain, guided in zip(before.places, after.places, strict=True):
-        counts = [differing(one, other).sum(dim=1) for one, other in zip(plain, guided[extra:], strict=True)]
-        yield torch.stack(counts).sum(dim=0)
+def _require_doses(program: Program, decisions: tuple[Decision, ...]) -> None:
+    """Require that a step that changes something has acted in every row that it guides, at every block without a gate.
 
-
-def _zeros(states: PassedStates) -> list[Tensor]:
-    """Return per place and row how many states are all zeros, as an embedding may be: an operator keeps them so."""
-    return [
-        torch.stack([(state == 0).all(dim=-1).sum(dim=1).cpu() for state in place]).sum(dim=0)
-        for place in states.places
-    ]
-
-
-def _require_changes(plan: Plan, decisions: tuple[Decision, ...], changes: list[Tensor], zeros: list[Tensor]) -> None:
-    """Require that the first changed place is the plan's, and that as many positions changed there as are told."""
-    step = plan.steps[0]
-    first = min(block + (point == "resid_post") for block in step.blocks for point in step.points)
-    place = next((number for number, counts in enumerate(changes) if bool(counts.any())), None)
-    names = [place_name(number, len(changes)) for number in range(len(changes))]
-    own_gates = bool(step.read_blocks)
-    if place is None and own_gates and not any(decision.doses for decision in decisions):
+    A step with coefficient 0 is left out.
+    """
+    step = program.plan.steps[0]
+    if not step.blocks or float(step.coefficient) == 0.0:
         return
-    if place is None or place < first or (place > first and not own_gates):
+    guided = [decision for decision in decisions if decision.applied == "guide"]
+    if not guided:
+        raise broken(6, "no row was guided", expected="some rows", found="none", where=f"step `{step.id}`")
+    always = {item.block for item in program.interventions if isinstance(item.gate, VerdictGate)}
+    for decision in guided:
+        acted = {block for dose in decision.doses if dose.step == step.id for block in dose.open_blocks}
+        if not always <= acted:
+            raise broken(
+                6,
+                "a row that is guided has no dose",
+                expected=f"a dose at blocks {sorted(always)}",
+                found=f"blocks {sorted(acted)}",
+                where=f"row {decision.row}, step `{step.id}`",
+            )
+
+
+def _require_reads(program: Program, decisions: tuple[Decision, ...], fed_back: int) -> None:
+    """Require that a step that reads answers has read every answer that it watches."""
+    step = program.plan.steps[0]
+    if not step.answer_blocks:
+        return
+    if not any(watch.reads_after(count) for watch in program.watches for count in range(1, fed_back + 1)):
         raise broken(
             6,
-            "states were first changed elsewhere than the plan says",
-            expected=names[first],
-            found="nowhere" if place is None else names[place],
+            "a step that reads answers reads none of the trial",
+            expected=f"a read after at most {fed_back} generated tokens",
+            found="none",
             where=f"step `{step.id}`",
         )
     for decision in decisions:
-        doses = [dose for dose in decision.doses if dose.step == step.id]
-        acting = [dose for dose in doses if place - ("resid_post" in step.points) in dose.open_blocks or not own_gates]
-        told = sum(dose.positions // (len(dose.open_blocks) * len(step.points)) for dose in acting)
-        found = int(changes[place][decision.row])
-        if not found <= told <= found + int(zeros[place][decision.row]):
+        watched = decision.applied == "guide" or decision.cause == "answer_reading"
+        if watched and not any(entry.source == step.id and entry.token is not None for entry in decision.readings):
             raise broken(
                 6,
-                "other positions were changed than the decision tells",
-                expected=f"{told} positions",
-                found=f"{found} positions",
-                where=f"row {decision.row}, {names[place]}",
+                "an answer that is watched was not read",
+                expected="a reading at a generated token",
+                found="none",
+                where=f"row {decision.row}, step `{step.id}`",
             )

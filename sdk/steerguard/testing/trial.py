@@ -22,6 +22,7 @@ from steerguard.models.chat import render
 from steerguard.plan.compile import cost_of, planned_step
 from steerguard.plan.resolve import resolve_reference
 from steerguard.policy.load import parse_policy
+from steerguard.testing.guarantees import ACTS_OUTSIDE, broken
 from steerguard.wrapping import unwrap, wrap
 
 if TYPE_CHECKING:
@@ -71,7 +72,11 @@ class Trial:
 
     @contextmanager
     def guarded(self, threshold: float, *, spec: GuidanceSpec | None = None, mode: Mode | None = None) -> Iterator[Any]:
-        """Guard the model by the method, for rows that score at least the threshold; unwrap it afterwards."""
+        """Guard the model by the method, for rows that score at least the threshold; unwrap it afterwards.
+
+        Raises:
+            ConformanceError: what the binder returns is not what the footprint declares.
+        """
         log = AuditLog.open(sink=MemorySink(), content="none")
         document = _stand_in(threshold, self.facts.modalities)
         wrapped = wrap(self.model, document, tokenizer=self.tokenizer, mode=mode, registry=self.detectors, audit=log)
@@ -120,7 +125,17 @@ class Trial:
         bound = list(self.bind(step, verified))
         watches = tuple(item for item in bound if isinstance(item, AnswerWatch))
         acting = [item for item in bound if not isinstance(item, AnswerWatch)]
-        program = watched_program(bind_program(plan, engine.program.probes, acting), watches)
+        try:
+            program = watched_program(bind_program(plan, engine.program.probes, acting), watches)
+        except UnsupportedPlanError as error:
+            raise broken(
+                6,
+                f"`wrap` refuses what was bound: {error.summary.rstrip('.')}",
+                expected=error.expected,
+                found=error.found,
+                where=error.where,
+                next_step=error.next_step or ACTS_OUTSIDE,
+            ) from error
         # A guard is never bound twice elsewhere, so it has no door for it.
         guard._engine = guard._policies._in_force = replace(engine, program=program)  # noqa: SLF001
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from steerguard.decision import Decision
 
-STEPS = 5
-"""Tokens that each run generates, in every row."""
+STEPS = 8
+"""Tokens that a run generates in every row: enough to see what sets in only after some decode steps."""
+FEW_STEPS = 5
+"""Tokens for runs in which everything that is looked for happens in the first decode steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +142,11 @@ def passed_states(model: Any) -> Iterator[PassedStates]:
 def _first(output: Any) -> Tensor:
     found: Tensor = output[0] if isinstance(output, tuple) else output
     return found
+
+
+def place_name(number: int, count: int) -> str:
+    """Return what a place between blocks is called."""
+    return f"behind block {count - 2}" if number == count - 1 else f"in front of block {number}"
 
 
 def differing(one: Tensor, other: Tensor) -> Tensor:

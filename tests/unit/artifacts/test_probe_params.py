@@ -8,8 +8,11 @@ import pytest
 
 from steerguard.artifacts.manifest import KNOWN_FEATURES
 from steerguard.artifacts.probe_params import (
+    ANSWER_FEATURE,
     COSINE_FEATURE,
     PROMPT_MEAN_FEATURE,
+    AnswerReading,
+    answer_reading,
     probe_params,
     probe_parts,
     similarity_of,
@@ -96,3 +99,43 @@ def test_a_similarity_that_is_not_known_is_refused(stated):
     assert similarity_of(manifest({"similarity": "tanh_projection"})) == "tanh_projection"
     with pytest.raises(ArtifactFormatError, match="similarity"):
         similarity_of(manifest({"similarity": stated} if stated is not None else {}))
+
+
+READING = AnswerReading(tokens=48, first=1, every=4, in_a_row=2)
+ANSWERS = probe_params(((16, "end"),), READING)
+
+
+def test_the_reading_of_answers_survives_the_params():
+    assert answer_reading(manifest(ANSWERS, ("probe.linear", ANSWER_FEATURE))) == READING
+    assert ANSWERS == {
+        "blocks": [16],
+        "read": "answer",
+        "reduce": "mean",
+        "tokens": 48,
+        "first": 1,
+        "every": 4,
+        "in_a_row": 2,
+    }
+    assert answer_reading(manifest(probe_params(PARTS), MEANS)) is None
+
+
+def test_a_probe_of_answers_requires_its_feature_and_only_such_a_one():
+    assert ANSWER_FEATURE in KNOWN_FEATURES
+    assert probe_parts(manifest(ANSWERS, ("probe.linear", ANSWER_FEATURE))) == ((16, "end"),)
+    with pytest.raises(ArtifactFormatError, match=ANSWER_FEATURE):
+        probe_parts(manifest(ANSWERS))
+    with pytest.raises(ArtifactFormatError, match=ANSWER_FEATURE):
+        probe_parts(manifest(probe_params(((16, "end"),)), ("probe.linear", ANSWER_FEATURE)))
+
+
+@pytest.mark.parametrize("name", ["tokens", "first", "every", "in_a_row"])
+@pytest.mark.parametrize("value", [None, 0, -1, "4", True, 1.0])
+def test_a_reading_without_whole_numbers_from_one_on_is_refused_by_field(name, value):
+    with pytest.raises(ArtifactFormatError) as caught:
+        answer_reading(manifest({**ANSWERS, name: value}))
+    assert caught.value.where == f"manifest.json: params.{name}"
+
+
+def test_a_first_read_behind_every_token_is_refused():
+    with pytest.raises(ArtifactFormatError, match="first"):
+        answer_reading(manifest({**ANSWERS, "first": 48}))

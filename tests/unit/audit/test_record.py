@@ -52,6 +52,16 @@ def test_a_score_that_is_not_finite_is_null(decide, context):
     assert record["readings"][0]["score"] is None
 
 
+def test_a_row_within_the_score_tolerance_is_marked_in_its_record(decide, context):
+    threshold = Threshold(rule="block", bound="at_least", value=1.0)
+    near = Reading(source="harm", score=0.9, thresholds=(threshold,), tolerance=0.25, near=True)
+    decision = decide(readings=(near, Reading(source="other", score=0.5)))
+    record = recorded(decision_event(decision, context, content=token_content(None, [1], None)))
+    assert [(one["tolerance"], one["near"]) for one in record["readings"]] == [("0.25", True), ("0.0", False)]
+    assert decision.near
+    assert not decide().near
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
 def test_a_threshold_that_is_not_finite_is_refused(decide, context, value):
     threshold = Threshold(rule="block", bound="at_least", value=value)

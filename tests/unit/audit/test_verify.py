@@ -37,6 +37,12 @@ def fault(content, **options):
     return None if report.first_bad is None else (report.first_bad.seq, report.first_bad.fault)
 
 
+def test_a_log_from_before_the_score_tolerance_still_verifies(records):
+    for reading in records[1]["readings"]:
+        del reading["tolerance"], reading["near"]
+    assert fault(chained(records)) is None
+
+
 def test_a_leaf_is_the_sha256_of_a_zero_byte_and_the_line():
     # printf '\\0{}' | sha256sum
     assert leaf_hash(b"{}") == "28a3a18f6cd6406b086e9ffda1f9b8a13dbcf44b0f3f32cb9031a11fd053acf9"

@@ -58,6 +58,41 @@ def test_the_same_recipe_gives_the_same_bytes(workshop):
     assert workshop.build(recipe).digest == workshop.build(recipe).digest
 
 
+def test_a_logistic_regression_separates_prompts_that_differ_most_in_something_else():
+    """Length and shape spread prompts more than harm does: a first component finds them, the classes differ elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    spread, told = torch.eye(16)[0], torch.eye(16)[1]
+    harmful, benign = (
+        torch.randn(300, 1, 16, generator=generator)
+        + 20 * torch.randn(300, 1, 1, generator=generator) * spread
+        + side * 2 * told
+        for side in (1, -1)
+    )
+    by_pairs, by_regression = (
+        directions(harmful, benign, estimator, seed=0)[0] for estimator in ("pca_pairs", "logistic_regression")
+    )
+    assert abs(by_pairs @ spread) > 0.95
+    assert by_regression @ told > 0.95
+
+
+def test_penalty_and_weight_type_reach_the_artifact_and_its_card(workshop):
+    settings = CONDITION + "  estimator: logistic_regression\n  inverse_penalty: PENALTY\n"
+    file = "weights/probe.safetensors"
+    strong, weak, half = (
+        verified(workshop.build(workshop.recipe(settings.replace("PENALTY", penalty) + more, "condition")))
+        for penalty, more in (("0.001", ""), ("10.0", ""), ("10.0", "  weights: bfloat16\n"))
+    )
+    assert (strong.tensors[file]["direction"] != weak.tensors[file]["direction"]).any()
+    assert (half.tensors[file]["direction"] != weak.tensors[file]["direction"]).any()
+    assert "estimator logistic regression with inverse penalty 0.001" in strong.card
+    assert "bfloat16 weights, at block" in half.card
+
+
+def test_a_penalty_without_a_regression_is_refused(workshop):
+    with pytest.raises(RecipeError, match="inverse_penalty"):
+        workshop.recipe(CONDITION + "  inverse_penalty: 0.5\n", "condition")
+
+
 def test_without_blocks_there_is_nothing_to_read(workshop):
     with pytest.raises(RecipeError, match="mean_blocks"):
         workshop.recipe(CONDITION.replace("  blocks: [1]\n  mean_blocks: [0]\n", ""), "condition")
@@ -75,7 +110,7 @@ def test_both_estimators_find_a_planted_direction_with_its_sign(estimator):
     assert ((turned * planted).sum(dim=-1) < -0.95).all()
 
 
-@pytest.mark.parametrize("estimator", ["mean_difference", "pca_pairs"])
+@pytest.mark.parametrize("estimator", ["mean_difference", "pca_pairs", "logistic_regression"])
 def test_classes_that_do_not_differ_have_no_direction(estimator):
     same = torch.ones(4, 1, 8)
     with pytest.raises(BuildError, match="do not differ"):

@@ -67,12 +67,22 @@ def test_splits_and_kinds_are_kept_apart(workshop):
     assert set(benign.without_kinds(("odd",)).kinds) == {"even"}
 
 
-@pytest.mark.parametrize("name", ["inferaligner", "refusal-vectors", "harmful-intent"])
+@pytest.mark.parametrize(
+    "name", ["inferaligner", "refusal-vectors", "harmful-intent", "refusal-direction", "harmful-condition"]
+)
 def test_shipped_recipes_load_and_find_their_prompts(name):
     recipe = load_recipe(registry_directory() / "recipes" / f"{name}.yaml")
     assert recipe.document.metadata.family == name
     data = load_contrast(recipe)
     assert not set(data.harmful.split("build").ids) & set(data.harmful.split("held_out").ids)
+
+
+def test_the_shipped_condition_lies_below_the_window_of_the_shipped_refusal_direction():
+    """So a policy of these two alone reads each prompt once, as the authors of CAST place them."""
+    recipes = registry_directory() / "recipes"
+    condition = load_recipe(recipes / "harmful-condition.yaml").document.artifact
+    direction = load_recipe(recipes / "refusal-direction.yaml").document.artifact
+    assert max(block for block, _ in condition.parts) <= direction.blocks[0]
 
 
 @pytest.mark.parametrize("family", ["inferaligner-steps", "refusal-vectors"])

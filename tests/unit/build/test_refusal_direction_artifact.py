@@ -9,7 +9,9 @@ import torch
 
 from steerguard.artifacts.verify import verify_artifact
 from steerguard.errors import RecipeError
+from steerguard.models.answer_means import capture_answer_means
 from steerguard.models.capture import capture_residuals
+from steerguard.models.chat import render
 from steerguard.testing import tiny_model
 
 DIRECTION = """\
@@ -27,6 +29,10 @@ DONOR = """\
     batch_size: 4
     learning_rate: 0.01
     benign_answer_tokens: 3
+"""
+ANSWERS = """\
+  contrast: answers
+  wordings: [I can't help., No.]
 """
 
 
@@ -83,9 +89,46 @@ def test_kinds_that_are_left_out_are_named_and_change_the_means(workshop):
     assert "kinds odd left out" in limited.card
 
 
+def test_answers_contrast_the_model_refusing_with_the_model_answering(workshop):
+    artifact = verified(workshop.build(workshop.recipe(DIRECTION + ANSWERS, "refusal-direction")))
+    rows = [json.loads(line) for line in (workshop.folder / "harmful.jsonl").read_text().splitlines()]
+    chats = [row["messages"] for row in rows if row["split"] == "build"]
+    model, tokenizer = tiny_model("llama"), workshop.tokenizer
+    refusals = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("I can't help.", "No.")]
+    longest = max(map(len, refusals))
+    inputs = render(tokenizer, chats)
+    own = model.generate(**inputs, max_new_tokens=longest, do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    forced = [refusals[number % 2] for number in range(len(chats))]
+    refusing, answering = (
+        capture_answer_means(model, tokenizer, chats, answers, range(4), batch_size=4).steps.double().mean(dim=0)
+        for answers in (forced, own.tolist())
+    )
+    theta = artifact.tensors["weights/vectors.safetensors"]["theta"]
+    assert torch.allclose(theta, (refusing - answering).float(), atol=1e-5)
+    assert "4 harmful prompts" in artifact.card
+    assert "no other model was read" in artifact.card
+    assert "may repeat themselves" in artifact.card
+
+
+def test_fewer_response_tokens_read_less_of_the_own_answers(workshop):
+    file = "weights/vectors.safetensors"
+    whole, one = (
+        verified(workshop.build(workshop.recipe(DIRECTION + ANSWERS + more, "refusal-direction")))
+        for more in ("", "  response_tokens: 1\n")
+    )
+    assert (whole.tensors[file]["theta"] != one.tensors[file]["theta"]).any()
+    assert "the first 1 tokens" in one.card
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [
+        ("  contrast: answers\n", "artifact.wordings"),
+        ("  wordings: [No.]\n", "artifact.wordings"),
+        ("  response_tokens: 3\n", "artifact.response_tokens"),
+        (ANSWERS.replace("No.", "I can't help."), "artifact.wordings"),
+        (ANSWERS + DONOR, "artifact.donor"),
+        (ANSWERS + "  benign_kinds_left_out: [odd]\n", "artifact.benign_kinds_left_out"),
         (DONOR + "  max_prompts: 3\n", "artifact.donor"),
         ("  estimator: ssv\n", "artifact.estimator"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from steerguard.build import probe_search, steps
@@ -79,6 +81,14 @@ def test_states_of_other_batches_are_other_steps(workshop, tmp_path, name):
     read(context_of(workshop, recipe, tmp_path / "cache"), name)
     assert name in read(context_of(workshop, recipe, tmp_path / "cache"), name)
     assert name not in read(context_of(workshop, in_other_batches(recipe), tmp_path / "cache"), name)
+
+
+def test_steps_on_another_kind_of_device_are_other_steps_and_those_of_the_cpu_keep_their_keys(workshop, tmp_path):
+    context = context_of(workshop, workshop.recipe(DONOR), tmp_path / "cache")
+    identity = context.identity()
+    assert set(identity) == {"weights", "tokenizer", "template"}
+    elsewhere = replace(context, model=context.model.to("meta"))
+    assert elsewhere.identity() == {**identity, "device": "meta"}
 
 
 def test_a_fingerprint_has_a_batch_of_its_own_and_is_shared(workshop, tmp_path):

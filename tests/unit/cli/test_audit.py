@@ -30,6 +30,13 @@ def decision(request):
         mode="enforce",
         readings=(
             Reading(source="harm", score=0.5, thresholds=(Threshold(rule="steer", bound="at_least", value=0.25),)),
+            Reading(
+                source="close",
+                score=0.2,
+                thresholds=(Threshold(rule="steer", bound="at_least", value=0.25),),
+                tolerance=0.1,
+                near=True,
+            ),
             Reading(source="odd", score=None, thresholds=(Threshold(rule="steer", bound="below", value=5.0),)),
         ),
         rules=("steer",),
@@ -109,6 +116,8 @@ def test_show_prints_scores_thresholds_and_doses(log_file):
     code, output = run("show", log_file, "--request", "r1")
     assert code == 0
     assert "harm 0.5 vs ≥ 0.25 (steer)" in output
+    assert "close 0.2 vs ≥ 0.25 (steer), within the tolerance" in output
+    assert "(steer), within" not in output.partition("close")[0]
     assert "odd not finite vs < 5 (steer)" in output
     assert "guide → guide" in output
     assert "align x1.0, 1 blocks, 12/12 positions" in output

@@ -58,6 +58,21 @@ def test_a_build_writes_the_artifact_and_adds_it_to_the_registry(folder):
     assert pin.digest in result.output.replace("\n", "")
 
 
+def test_a_registry_that_does_not_exist_is_made(folder):
+    result = run(folder, "--registry", str(folder / "new" / "registry"))
+    assert result.exit_code == 0, result.output
+    assert len(LocalDirectory(folder / "new" / "registry").pinned("harmful-intent")) == 1
+
+
+def test_a_folder_that_is_no_registry_is_refused_before_the_model_is_loaded(folder):
+    (folder / "other").mkdir()
+    (folder / "other" / "notes.txt").write_text("mine", encoding="utf-8")
+    result = run(folder, "--registry", str(folder / "other"), "--model", str(folder / "absent"))
+    assert result.exit_code == 1
+    assert "not a registry" in result.output
+    assert not (folder / "out").exists()
+
+
 def test_an_existing_output_folder_is_refused_before_the_model_is_loaded(folder):
     (folder / "out").mkdir()
     result = run(folder, "--model", str(folder / "absent"))

@@ -15,7 +15,7 @@ from tests.guarded_models import (
     state_of,
     tokenizer,
 )
-from transformers import DynamicCache, GenerationConfig
+from transformers import GenerationConfig
 from transformers.generation import GenerationMixin
 
 import steerguard
@@ -38,7 +38,6 @@ ASKED = {
     "cache_implementation  ": {"cache_implementation": "paged"},
     "cache_implementation   ": {"cache_implementation": "offloaded"},
     "prefill_chunk_size": {"prefill_chunk_size": 0},
-    "past_key_values": {"past_key_values": DynamicCache()},
     "inputs_embeds": {"inputs_embeds": torch.zeros(2, 5, 32)},
     "guidance_scale": {"guidance_scale": 2.0},
     "negative_prompt_ids": {"negative_prompt_ids": BATCH["input_ids"]},
@@ -111,6 +110,41 @@ def test_every_other_setting_at_its_default_or_guided_is_accepted():
     with guarded(shared_model(), policy(-1e6)) as wrapped:
         tokens = wrapped.generate(**BATCH, max_new_tokens=4, do_sample=True, **guided)
     assert tokens.shape[0] == 2
+
+
+HARMLESS = (
+    {"guidance_scale": 1.0},
+    {"penalty_alpha": 0.0},
+    {"num_assistant_tokens": 5},
+    {"max_matching_ngram_size": 2},
+    {"assistant_confidence_threshold": 0.1},
+    {"output_router_logits": False},
+)
+
+
+@pytest.mark.parametrize("settings", HARMLESS, ids=lambda settings: next(iter(settings)))
+def test_values_that_cannot_change_the_text_are_accepted_and_change_nothing(settings):
+    model = fresh_model("mixtral") if "output_router_logits" in settings else shared_model()
+    plain, _ = run(model, BATCH, **settings)
+    with guarded(model, policy(1e6)) as wrapped:
+        found, _ = run(wrapped, BATCH, **settings)
+    assert found.tolist() == plain.tolist()
+
+
+def test_what_the_library_does_not_know_in_a_generation_config_is_accepted():
+    model = fresh_model()
+    plain, _ = run(model, BATCH)
+    with guarded(model, policy(1e6), registry=registry_for(shared_model())) as wrapped:
+        wrapped.generation_config.chat_format = "chatml"
+        wrapped.generation_config.user_token_id = 5
+        found, _ = run(wrapped, BATCH)
+    assert found.tolist() == plain.tolist()
+
+
+@pytest.mark.parametrize("name", ["guidance_scale", "prompt_lookup_num_tokens", "num_beam_groups", "low_memory"])
+def test_a_harmless_setting_does_not_let_others_through(name):
+    with guarded(shared_model(), policy(1e6)) as wrapped, pytest.raises(UnsupportedGenerationError, match=name):
+        wrapped.generate(**BATCH, max_new_tokens=3, **{"num_assistant_tokens": 5, **ASKED[name]})
 
 
 @pytest.mark.parametrize("method", ["generate_batch", "init_continuous_batching", "_assisted_decoding"])

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steerguard.engine.positions import changes_decode, expected_in_rule, position_mask
+from steerguard.engine.positions import changes_decode, expected_in_rule, position_mask, stops_early
+from steerguard.guidance.intervention import FirstSteps
 
-POSITIONS = ("all", "last_prompt_token_and_decode", "decode", "prefill")
+POSITIONS = ("all", "last_prompt_token_and_decode", "decode", "prefill", FirstSteps(2), FirstSteps(9))
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
@@ -23,4 +24,8 @@ def test_the_mask_and_the_count_agree_at_every_end(positions, attention, fed_bac
         )
         assert mask.sum().item() == expected_in_rule(positions, attention=attention, end=end, fed_back=fed_back)
         assert not mask[0, : len(attention)][~torch.tensor(attention, dtype=torch.bool)].any()
-        assert mask[0, len(attention) :].all().item() == (changes_decode(positions) or fed_back == 0)
+        steps = positions.steps if isinstance(positions, FirstSteps) else fed_back
+        assert mask[0, len(attention) : len(attention) + steps].all().item() == (
+            changes_decode(positions) or fed_back == 0
+        )
+        assert stops_early(positions) == isinstance(positions, FirstSteps)

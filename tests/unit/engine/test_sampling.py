@@ -336,13 +336,14 @@ def test_a_batch_over_the_memory_budget_is_refused_row_by_row():
     assert {(report.applied, report.cause, report.doses) for report in many} == {("refuse", "budget", ())}
 
 
-def test_a_dictionary_output_carries_the_reports_and_no_reusable_cache():
+def test_a_dictionary_output_carries_the_reports_and_the_cache():
     model = shared_model()
     plain = model.generate(**prompts(3), max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
     with guarded(model, policy(1e6)) as wrapped:
         output = wrapped.generate(**prompts(3), max_new_tokens=4, do_sample=False, return_dict_in_generate=True)
     assert type(output) is type(plain)
     assert torch.equal(output.sequences, plain.sequences)
-    assert output.past_key_values is None
+    assert type(output.past_key_values) is type(plain.past_key_values)
+    assert output.past_key_values.get_seq_length() == plain.past_key_values.get_seq_length()
     assert [report.row for report in output.guidance] == [0, 1, 2]
     assert len({report.request for report in output.guidance}) == 1

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from steerguard.engine.additions import Additions
-from steerguard.engine.schedules import changes_answer, expected_positions, parts_of, position_numbers, steady_vector
-from steerguard.guidance.intervention import ByPhase, ByStep, Constant, Intervention, VerdictGate
+from steerguard.engine.schedules import (
+    changes_answer,
+    ending_vector,
+    expected_positions,
+    parts_of,
+    position_numbers,
+    steady_vector,
+)
+from steerguard.guidance.intervention import ByPhase, ByStep, Constant, FirstSteps, Intervention, Phases, VerdictGate
 
 WIDTH = 4
 PROMPT, LAST, DECODE = (torch.full((WIDTH,), value) for value in (1.0, 2.0, 3.0))
@@ -20,6 +29,10 @@ SCHEDULES = {
     "steps with a gap": ByStep(prompt=None, last=None, steps=(None, STEPS[1], None, STEPS[2])),
     "no steps": ByStep(prompt=PROMPT, last=LAST, steps=()),
     "constant": Constant(vector=DECODE, positions="last_prompt_token_and_decode"),
+    "first steps": Constant(vector=DECODE, positions=FirstSteps(2)),
+    "first steps of a scored answer": Constant(
+        vector=DECODE, positions=Phases(prompt=False, last=False, decode=True, steps=2)
+    ),
 }
 ATTENTION = ([1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 1, 1, 1, 0])
 
@@ -28,7 +41,13 @@ def _by_hand(schedule, attention, end, column):
     """What one column of one row gets, as a number; written from the words of the schedule."""
     if column < len(attention) and not attention[column]:
         return 0.0
+    width = len(attention)
     if isinstance(schedule, Constant):
+        if isinstance(schedule.positions, FirstSteps):
+            return DECODE[0].item() if width <= column < width + schedule.positions.steps else 0.0
+        if isinstance(schedule.positions, Phases):
+            behind = sum(attention[end + 1 : column + 1]) + max(column - width + 1, 0)
+            return DECODE[0].item() if column > end and behind <= schedule.positions.steps else 0.0
         return DECODE[0].item() if column >= end else 0.0
     if column < end:
         part = schedule.prompt
@@ -64,6 +83,32 @@ def test_passes_over_all_columns_add_what_the_words_say_and_the_host_counts_the_
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+@pytest.mark.parametrize("fed_back", [0, 3])
+def test_columns_of_images_are_left_alone_but_keep_their_numbers(schedule, fed_back):
+    ends = [3, 2, 2, 3]
+    texts = [[1, 0, 0, 1, 0], [1, 1, 1, 0, 1], [0, 1, 1, 1, 1], [1, 0, 1, 1, 0]]
+    additions = Additions(torch.tensor(ATTENTION).bool(), torch.tensor(ends), torch.tensor(texts).bool())
+    hidden = torch.zeros(len(ATTENTION), len(ATTENTION[0]) + fed_back, WIDTH)
+    whole, changed = additions.in_pass(_intervention(schedule), hidden)
+    mask, same = additions.in_pass(replace(_intervention(schedule), modality_tokens="exclude"), hidden)
+    assert torch.equal(changed, same)
+    assert torch.equal(mask[:, 5:], whole[:, 5:])
+    assert torch.equal(mask[:, :5], whole[:, :5] & torch.tensor(texts).bool())
+    for first in (1, 4):
+        chunk = hidden[:, first:5]
+        places, _ = additions.in_pass(replace(_intervention(schedule), modality_tokens="exclude"), chunk, first=first)
+        assert torch.equal(places, mask[:, first:5])
+    for row, (attention, end) in enumerate(zip(ATTENTION, ends, strict=True)):
+        free = [counts * text for counts, text in zip(attention, texts[row], strict=True)]
+        named = {"attention": attention, "end": end, "fed_back": fed_back}
+        assert expected_positions(schedule, changeable=free, **named) == mask[row].sum().item()
+        assert expected_positions(schedule, **named) == whole[row].sum().item()
+
+
+GENERATED = {name: schedule for name, schedule in SCHEDULES.items() if "scored" not in name}
+
+
+@pytest.mark.parametrize("schedule", GENERATED.values(), ids=GENERATED)
 def test_decode_steps_add_what_a_pass_over_all_columns_adds_at_the_same_tokens(schedule):
     mask, ends = torch.tensor(ATTENTION, dtype=torch.bool), torch.tensor([3, 2, 2, 1])
     item, gate = _intervention(schedule), torch.tensor([True, True, False, True])
@@ -78,6 +123,13 @@ def test_decode_steps_add_what_a_pass_over_all_columns_adds_at_the_same_tokens(s
         assert len(found) == 6
         assert additions.changed_in_decode(item, passes=6) == whole[:, 5:].sum(1).tolist()
         assert not whole[gate, 5 + left :].any()
+    elif ending_vector(schedule) is not None:
+        assert left == 2
+        found = additions.stepped({item: gate}, like, passes=6)
+        assert len({id(delta) for delta in found}) == 2
+        assert additions.changed_in_decode(item, passes=6) == additions.changed_in_decode(item, passes=2) == [2] * 4
+        assert additions.changed_in_decode(item, passes=1) == [1] * 4
+        assert additions.passes_left(item, torch.zeros_like(gate)) == 0
     else:
         assert left == 0
         found = [additions.steady({item: gate}, like)] * 6
@@ -106,6 +158,9 @@ def test_tables_follow_the_type_that_they_are_added_to():
 def test_only_what_the_answer_gets_alike_is_steady():
     assert steady_vector(SCHEDULES["phase"]) is DECODE
     assert steady_vector(SCHEDULES["steps"]) is None
+    assert steady_vector(SCHEDULES["first steps"]) is steady_vector(SCHEDULES["first steps of a scored answer"]) is None
+    assert ending_vector(SCHEDULES["first steps"]) == (DECODE, 2)
+    assert {name for name, schedule in SCHEDULES.items() if ending_vector(schedule)} == {"first steps"}
     assert steady_vector(Constant(vector=LAST, positions="prefill")) is None
     changing = {name for name, schedule in SCHEDULES.items() if changes_answer(schedule)}
     assert set(SCHEDULES) - changing == {"phase without answer", "no steps"}
@@ -122,6 +177,28 @@ def test_a_constant_and_a_stepped_vector_on_one_block_add_up_and_the_constant_st
     rest = additions.steady(gates, like)
     assert rest[:, 0, 0].tolist() == [3.0, 0.0]
     assert torch.signbit(rest[1]).all()
+
+
+@pytest.mark.parametrize(
+    "names", [("first steps", "steps"), ("constant", "first steps", "steps"), ("constant", "first")]
+)
+def test_what_ends_early_adds_up_with_what_stays_and_with_steps(names):
+    mask, ends = torch.ones(2, 3, dtype=torch.bool), torch.tensor([2, 2])
+    known = SCHEDULES | {"first": Constant(vector=LAST, positions=FirstSteps(4))}
+    gates = {_intervention(known[name]): torch.tensor([True, index == 0]) for index, name in enumerate(names)}
+    like = torch.empty(0, WIDTH)
+    additions = Additions(mask, ends)
+    wanted = torch.zeros(5, 2)
+    for item, gate in gates.items():
+        whole, added = additions.in_pass(item, torch.zeros(2, 8, WIDTH))
+        wanted += (whole & gate[:, None])[:, 3:].T * added.expand(2, 8, WIDTH)[:, 3:, 0].T
+    passes = max(additions.passes_left(item, gate) for item, gate in gates.items())
+    found = additions.stepped(gates, like, passes=passes)
+    rest = additions.steady(gates, like)
+    assert [delta[:, 0, 0].tolist() for delta in found] == wanted[:passes].tolist()
+    assert [rest[:, 0, 0].tolist()] * (5 - passes) == wanted[passes:].tolist()
+    kept = {id(delta) for delta in found}
+    assert len(kept) == (passes if "steps" in names else 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

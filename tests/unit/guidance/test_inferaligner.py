@@ -163,6 +163,8 @@ def _step(**changes):
         "strength": "0.5",
         "coefficient": "2.0",
         "positions": "all",
+        "first_steps": None,
+        "modality_tokens": "include",
     }
     return SimpleNamespace(**(fields | changes))
 

@@ -98,6 +98,8 @@ def _step(mode, **changes):
         "strength": "0.5",
         "coefficient": "1.0",
         "positions": "all",
+        "first_steps": None,
+        "modality_tokens": "include",
         "points": points,
     }
     return SimpleNamespace(**(fields | changes))

@@ -56,6 +56,8 @@ def _step(**changes):
         "strength": "0.5",
         "coefficient": "4.0",
         "positions": "decode",
+        "first_steps": None,
+        "modality_tokens": "include",
     }
     return SimpleNamespace(**(fields | changes))
 

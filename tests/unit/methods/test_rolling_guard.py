@@ -68,5 +68,5 @@ def test_the_summary_tells_when_it_reads_and_what_it_does() -> None:
     text = spec(every=4, first=2, then="open", opens=["push"]).summary()
     assert "after 2 generated tokens and every 4" in text
     assert "opens push from there on" in text
-    assert "what 2% of benign prompts reach" in text
+    assert "what 2% of benign answers reach" in text
     assert not spec().needs_buffered_stream()

@@ -36,6 +36,26 @@ def test_left_out_positions_are_the_artifacts_and_otherwise_all(method: str) -> 
 
 
 @pytest.mark.parametrize("method", SPECS)
+def test_first_steps_and_modality_tokens_stand_in_the_footprint(method: str) -> None:
+    found = spec(method, positions={"first_steps": 8}, modality_tokens="exclude").footprint({"vectors": CONSTANT})
+    assert (found.positions, found.first_steps, found.modality_tokens) == ("first_steps", 8, "exclude")
+    left_out = spec(method).footprint({"vectors": CONSTANT})
+    assert (left_out.first_steps, left_out.modality_tokens) == (None, "include")
+    assert spec(method, modality_tokens="exclude").footprint({"vectors": BY_STEP}).modality_tokens == "exclude"
+    with pytest.raises(UnsupportedPlanError, match="first_steps: 8"):
+        spec(method, positions={"first_steps": 8}).footprint({"vectors": BY_STEP})
+
+
+@pytest.mark.parametrize("method", SPECS)
+@pytest.mark.parametrize(
+    "changes", [{"positions": {}}, {"positions": {"first_steps": True}}, {"modality_tokens": None}]
+)
+def test_positions_of_another_form_are_refused(method: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        spec(method, **changes)
+
+
+@pytest.mark.parametrize("method", SPECS)
 def test_a_schedule_has_no_positions_and_a_policy_that_states_some_is_refused(method: str) -> None:
     footprint = spec(method).footprint({"vectors": BY_STEP})
     assert (footprint.schedule, footprint.steps, footprint.positions) == ("by_step", 13, None)

@@ -16,7 +16,7 @@ from steerguard.errors import ArtifactFormatError, ArtifactIntegrityError, Calib
 from steerguard.models.inspect import inspect_model
 from steerguard.plan.compile import compile_plan
 from steerguard.plan.describe import describe
-from steerguard.plan.planned_rules import float32
+from steerguard.plan.planned_rules import float32, raised
 from steerguard.plan.resolve import ResolvedArtifact, resolve_artifacts
 from steerguard.policy.load import load_policy
 
@@ -63,7 +63,8 @@ def plan_of(chosen):
 def test_thresholds_come_from_the_policys_calibration(attestation, file, content):
     own = plan_of(document(file, content))
     (rule,) = own.rules
-    assert rule.when.at_least.value == float32(attestation.predicate.calibration.threshold("0.05"))
+    calibrated = float32(attestation.predicate.calibration.threshold("0.05"))
+    assert rule.when.at_least.value == raised(calibrated, own.tolerances["d"])
     assert rule.when.at_least.value != plan_of(policy("{fpr: 0.05}")).rules[0].when.at_least.value
     assert rule.when.at_least.fpr == "0.05"
 

@@ -34,7 +34,7 @@ from steerguard.models.inspect import inspect_model
 from steerguard.plan.compile import compile_plan, cost_of
 from steerguard.plan.cost import SteeredBlock, steering_cost
 from steerguard.plan.describe import describe
-from steerguard.plan.planned_rules import float32
+from steerguard.plan.planned_rules import float32, raised
 from steerguard.plan.resolve import resolve_artifacts
 from steerguard.policy.document import Policy
 
@@ -61,8 +61,13 @@ def test_a_calibrated_threshold_is_the_calibrations_and_keeps_its_rate():
     facts = inspect_model(model, tokenizer())
     calibration = resolve_artifacts(policy(), facts, registry_for(model))["harmful-intent@^1"].calibration
     assert rule.when.at_least.fpr == "0.05"
-    assert rule.when.at_least.value == calibration.threshold(0.05)
+    assert rule.when.at_least.value == raised(calibration.threshold(0.05), plan.tolerances["d"])
     assert rule.when.at_least.value == float32(rule.when.at_least.value)
+    # With its tolerance it takes the benign rows that the calibration counts, and no other.
+    benign = [float(score) for score in calibration.benign_scores]
+    taken = [rule.matches({"d": score}, plan.tolerances) for score in benign]
+    assert taken == [score >= calibration.threshold(0.05) for score in benign]
+    assert sum(taken) == 4
 
 
 def test_a_rate_below_what_the_calibration_can_state_is_refused_with_the_smallest():
@@ -259,6 +264,42 @@ def test_the_cost_formula_counts_every_vector_of_a_schedule_and_every_state_of_i
     assert both.resident_bytes == 4 * 32 * (1 + 15 + 3 + 1)
     assert both.bytes_per_row == 4 * 32 * (13 + 1 + 1)
     assert both.hooked_blocks_open == 2
+
+
+def test_states_that_end_early_are_counted_one_for_each_end():
+    def states(*steered):
+        cost = steering_cost(passes=1, reads=(), steered=steered, hidden_size=32, dtype="float32")
+        return cost.bytes_per_row // (4 * 32)
+
+    brief, longer = SteeredBlock(block=1, first_steps=2), SteeredBlock(block=1, first_steps=9)
+    assert brief.vectors == 1
+    assert states(brief) == states(brief, brief) == 1
+    assert states(brief, longer) == states(brief, SteeredBlock(block=1)) == 2
+    assert states(brief, longer, SteeredBlock(block=1)) == 3
+    by_step = SteeredBlock(block=1, schedule="by_step", steps=5)
+    assert states(brief, by_step) == 5
+    assert states(longer, by_step, SteeredBlock(block=1)) == 10
+
+
+@pytest.mark.parametrize("method", FAMILIES)
+def test_a_plan_holds_and_tells_first_steps_and_what_is_left_out(method):
+    settings = "coefficient: 1.5, positions: {first_steps: 8}, modality_tokens: exclude"
+    plan = _plan(policy(method=method, settings=settings))
+    step = plan.steps[0]
+    assert (step.positions, step.first_steps, step.modality_tokens) == ("first_steps", 8, "exclude")
+    told = "\n".join(describe(plan))
+    assert "at the first 8 generated tokens (not where an image, sound or video stands), coefficient 1.5" in told
+    assert "(blocks that only follow steps: for 8 generated tokens at most)" in told
+    assert plan.cost.bytes_per_row == 4 * 32 * len(step.blocks)
+    others = (
+        "coefficient: 1.5",
+        "coefficient: 1.5, positions: decode",
+        "coefficient: 1.5, positions: {first_steps: 9}, modality_tokens: exclude",
+        "coefficient: 1.5, positions: {first_steps: 8}",
+    )
+    plans = [_plan(policy(method=method, settings=other)) for other in others]
+    assert len({plan.digest, *(other.digest for other in plans)}) == 5
+    assert (plans[0].steps[0].first_steps, plans[0].steps[0].modality_tokens) == (None, "include")
 
 
 def test_a_plan_holds_and_tells_the_schedule_of_its_artifact():

@@ -52,10 +52,13 @@ def test_a_model_without_a_variant_is_told_what_differs_and_the_build_command(fa
 
 
 def test_the_build_command_names_a_shipped_recipe_and_a_model_folder(facts, tmp_path):
-    misfit = dataclasses.replace(facts, num_blocks=5, name=str(tmp_path))
+    folder = tmp_path / "My Model_2"
+    folder.mkdir()
+    misfit = dataclasses.replace(facts, num_blocks=5, name=str(folder))
     with pytest.raises(MissingVariantError) as caught:
         resolve_artifacts(policy(), misfit, registry_for(shared_model()))
-    assert f"steerguard build harmful-intent --model {tmp_path} --out" in caught.value.next_step
+    command = f"steerguard build harmful-intent --model '{folder}' --variant my-model-2 --scale-blocks --out"
+    assert command in caught.value.next_step
     assert "harmful-intent" in shipped_recipes()
 
 

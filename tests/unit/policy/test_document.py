@@ -65,7 +65,7 @@ def test_digest_is_stable_across_processes() -> None:
 
 
 def test_digest_of_a_pinned_document_never_changes() -> None:
-    assert load_policy(FULL).digest == "sha256:0876f88f6c3b472ab4d3aaec10f075015aba33987e86af66bcbb2ea4e6040f10"
+    assert load_policy(FULL).digest == "sha256:9b533211a0997eb34f73f985adeccf274bd0088aefa850fa6aa3b8e71fcbd3da"
 
 
 def _variants(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -83,6 +83,8 @@ def _variants(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         (("guidance", 0, "artifact"), "inferaligner@^2"),
         (("guidance", 0, "coefficient"), 1.25),
         (("guidance", 0, "positions"), "decode"),
+        (("guidance", 0, "positions", "first_steps"), 9),
+        (("guidance", 0, "modality_tokens"), "include"),
         (("guidance", 0, "gate"), "verdict"),
         (("guidance", 0, "blocks"), [10, 11]),
         (("guidance", 1, "critic"), "harm-cost@^2"),

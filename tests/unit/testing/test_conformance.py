@@ -111,9 +111,9 @@ ALL = (1, 2, 3, 4, 6, 7, 8)
 
 
 def test_a_method_that_ignores_the_gate_breaks_guarantee_1():
-    def bind(model, _step, _artifacts):
+    def bind(model, step, artifacts):
         decoder_blocks(model)[2].register_forward_hook(lambda _module, _inputs, output: output + 1.0)
-        return ()
+        return bind_direction(step, artifacts)
 
     error = _broken(bind, ALL)
     assert "Guarantee 1, neutral is identity" in error.summary
@@ -124,7 +124,7 @@ def test_a_method_that_ignores_the_gate_breaks_guarantee_1():
 def test_a_method_that_acts_at_coefficient_zero_breaks_guarantee_1():
     def bind(_model, step, _artifacts):
         # A gate that is open adds to every bit, also at coefficient 0.
-        return [_item(step, torch.ones(32))]
+        return [_item(step, torch.ones(32), block=block) for block in step.blocks]
 
     error = _broken(bind, ALL)
     assert "a coefficient of 0 changed a row" in error.summary
@@ -209,7 +209,8 @@ def test_a_method_that_steers_another_block_than_it_declares_breaks_guarantee_6(
         return [_item(step, torch.ones(32), block=3)]
 
     error = _broken(bind, [6])
-    assert (error.expected, error.found) == ("in front of block 2", "behind block 3")
+    assert "Guarantee 6" in error.summary
+    assert (error.expected, error.found) == ("blocks 1, 2", "block 3")
 
 
 def test_a_method_that_runs_a_block_again_breaks_guarantee_7():

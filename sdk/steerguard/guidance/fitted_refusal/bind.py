@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from steerguard.guidance.intervention import Intervention, VerdictGate
 from steerguard.guidance.vector_schedules import block_schedules, vector_tensors
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from steerguard.artifacts.verify import VerifiedArtifact
+    from steerguard.guidance.intervention import ModalityTokens
     from steerguard.plan.plan import PlannedStep
 
 
@@ -30,6 +31,12 @@ def bind(step: PlannedStep, artifacts: Mapping[str, VerifiedArtifact]) -> tuple[
     artifact = artifacts["vectors"]
     schedules = block_schedules(step, artifact.manifest, vector_tensors(artifact))
     return tuple(
-        Intervention(step=step.id, block=block, schedule=schedule, gate=VerdictGate())
+        Intervention(
+            step=step.id,
+            block=block,
+            schedule=schedule,
+            gate=VerdictGate(),
+            modality_tokens=cast("ModalityTokens", step.modality_tokens),
+        )
         for block, schedule in schedules.items()
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from steerguard.guidance.intervention import Gate, Intervention, LinearGate, VerdictGate
 from steerguard.guidance.vector_schedules import block_schedules, vector_tensors
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from steerguard.artifacts.verify import VerifiedArtifact
+    from steerguard.guidance.intervention import ModalityTokens
     from steerguard.plan.plan import PlannedStep
 
 
@@ -39,6 +40,7 @@ def bind(step: PlannedStep, artifacts: Mapping[str, VerifiedArtifact]) -> tuple[
             block=block,
             schedule=schedule,
             gate=_gate(tensors, block) if per_block else VerdictGate(),
+            modality_tokens=cast("ModalityTokens", step.modality_tokens),
         )
         for block, schedule in block_schedules(step, artifact.manifest, tensors).items()
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from steerguard.artifacts.verify import VerifiedArtifact
-    from steerguard.guidance.intervention import Point, Positions
+    from steerguard.guidance.intervention import ModalityTokens, Point, Positions
     from steerguard.plan.plan import PlannedStep
 
 
@@ -45,13 +45,26 @@ def bind(step: PlannedStep, artifacts: Mapping[str, VerifiedArtifact]) -> tuple[
     if cast("RefusalDirectionSpec", step.spec).mode == "add":
         schedules = block_schedules(step, artifact.manifest, tensors)
         return tuple(
-            Intervention(step=step.id, block=block, schedule=schedule, gate=VerdictGate())
+            Intervention(
+                step=step.id,
+                block=block,
+                schedule=schedule,
+                gate=VerdictGate(),
+                modality_tokens=cast("ModalityTokens", step.modality_tokens),
+            )
             for block, schedule in schedules.items()
         )
     operator = Ablate(direction=unit_direction(artifact, tensors["theta"]), coefficient=float(step.coefficient))
     schedule = Operated(operator=operator, positions=cast("Positions", step.positions))
     return tuple(
-        Intervention(step=step.id, block=block, schedule=schedule, gate=VerdictGate(), point=cast("Point", point))
+        Intervention(
+            step=step.id,
+            block=block,
+            schedule=schedule,
+            gate=VerdictGate(),
+            point=cast("Point", point),
+            modality_tokens=cast("ModalityTokens", step.modality_tokens),
+        )
         for block in step.blocks
         for point in step.points
     )
