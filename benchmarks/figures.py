@@ -5,8 +5,8 @@
 
 A block begins with `<!-- figures:NAME PREFIX… -->` and ends with `<!-- /figures -->`. NAME is a result file without its
 ending. The prefixes choose rows by id (`effect`: the figure's id, `calibration`: the pool, `build_times`: the recipe,
-`judge`: the group of figures, `score_spread`: the model, `near_thresholds`: the set of prompts, `overhead` and
-`evaluate_speed`: the first column); without one, all rows are shown. A result or row that is missing is shown as not
+`judge`: the group of figures, `score_spread`: the model, `near_thresholds`: the set of prompts, `overhead`,
+`overhead_compiled` and `evaluate_speed`: the first column); without one, all rows are shown. A result or row that is missing is shown as not
 measured, and named on standard error.
 """
 
@@ -258,6 +258,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], Table]] = {
     "calibration": _calibration,
     "judge": _judge,
     "overhead": _overhead,
+    "overhead_compiled": _overhead,
     "rolling": _effect,
     "methods": _effect,
     "score_spread": _score_spread,

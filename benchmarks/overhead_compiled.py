@@ -72,7 +72,8 @@ def main() -> None:
     if options.smollm2_quads:
         figures += smollm2(options.smollm2_quads, options.backend)
     report = {
-        "command": "make benchmark-compiled",
+        "command": f"python benchmarks/overhead_compiled.py --quads {options.quads} "
+        f"--smollm2-quads {options.smollm2_quads} --blocks {options.blocks} --backend {options.backend}",
         "backend": options.backend,
         "machine": {"processor": platform.machine(), "threads": 1},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
