@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import transformers
+from overhead_parts import policy
 from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList, StoppingCriteriaList
 
 import steerguard
@@ -34,7 +35,6 @@ from steerguard.engine.loop import GuidedLoop, LoopSettings
 from steerguard.engine.sampling import new_request
 from steerguard.models.chat import render
 from steerguard.models.packaged import load_packaged_smollm2
-from steerguard.policy.load import parse_policy
 from steerguard.testing import VOCAB_SIZE, tiny_registry, tiny_tokenizer
 
 WARM_UP = 20
@@ -170,29 +170,6 @@ def own_code(function: Any) -> Any:
 
     forward.__code__ = forward.__code__.replace()
     return forward
-
-
-def policy(threshold: float) -> Any:
-    """Return a policy that guides every row at or above a raw threshold."""
-    return parse_policy(
-        f"""
-apiVersion: steerguard/v1alpha1
-kind: GuidancePolicy
-metadata: {{name: overhead, version: 1.0.0, description: Guides every row above a raw threshold., owner: benchmarks}}
-target: {{modalities: [text]}}
-detectors:
-  - {{id: intent, type: linear_probe, artifact: harmful-intent@^1, read: generation_prompt_end}}
-guidance:
-  - {{id: steer, method: inferaligner, artifact: inferaligner@^1}}
-rules:
-  - id: guide
-    when: {{detector: intent, score: {{at_least: {{value: {threshold}}}}}}}
-    then: {{action: guide, use: [steer]}}
-default: {{action: allow}}
-refusal: {{template: No.}}
-""",
-        file="overhead.yaml",
-    )
 
 
 def compiled_step(model: Any, inputs: dict[str, torch.Tensor], backend: str) -> Variant:

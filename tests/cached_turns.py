@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from tests.guarded_models import blocks_of, run
+from tests.guarded_models import blocks_of, guarded, policy, run
+from tests.multimodal_prompts import MULTIMODAL_CLASSES
 from transformers import DynamicCache, StaticCache
+
+from steerguard.testing import Architecture
 
 TOLERANCE = {"atol": 2e-3, "rtol": 1e-4}
 AT_THE_END = "coefficient: 4.0, positions: last_prompt_token_and_decode"
 EVERYWHERE = "coefficient: 4.0"
 NEVER, EVER = 1e6, -1e6
 STEPS = 4
+TEXT_CLASSES = [name for name in get_args(Architecture) if name not in (*MULTIMODAL_CLASSES, "falcon_mamba")]
+RECURRENT = ("qwen3_next", "lfm2")
+"""Classes whose caches cannot be continued, only emptied."""
+EVERY_MODALITY = "text, image, audio, video"
 
 
 def kept(model, kind="dynamic"):
@@ -88,3 +95,19 @@ def same_bits(one, other):
         torch.equal(left.view(torch.int32), right.view(torch.int32))
         for left, right in zip(one.logits, other.logits, strict=True)
     )
+
+
+def middle(model, batch, settings, **named):
+    """A threshold that some rows of a batch reach and some do not."""
+    with guarded(model, policy(0.0, settings=settings), mode="monitor", **named) as wrapped:
+        scores = sorted(turn_of(wrapped, batch, max_new_tokens=1, min_new_tokens=1).scores)
+    return (scores[len(scores) // 2 - 1] + scores[len(scores) // 2]) / 2
+
+
+def turns_of(wrapped, batch, cache, *, turns=3, **settings):
+    """Hold a conversation with a cache, and ask every turn again without one; return both for each turn."""
+    found = []
+    for _ in range(turns):
+        found.append((turn_of(wrapped, batch, past_key_values=cache, **settings), turn_of(wrapped, batch, **settings)))
+        batch = next_turn(batch, found[-1][0].tokens)
+    return found

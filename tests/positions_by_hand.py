@@ -30,9 +30,9 @@ def vectors_of(method, registry):
 
 
 @contextmanager
-def watched(model):
+def watched(model, steered=STEERED):
     """Yield what each steered block put out and what the next block got, per forward pass."""
-    seen = {block: ([], []) for block in STEERED}
+    seen = {block: ([], []) for block in steered}
     handles = []
     for block, (before, after) in seen.items():
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 import torch
 from tests.cached_turns import (
     AT_THE_END,
     EVER,
+    EVERY_MODALITY,
     EVERYWHERE,
     NEVER,
     STEPS,
     agree,
     kept,
+    middle,
     next_turn,
     same_bits,
     turn_of,
+    turns_of,
 )
 from tests.guarded_models import (
     fresh_model,
@@ -29,30 +30,6 @@ from tests.guarded_models import (
 from tests.multimodal_prompts import MULTIMODAL_CLASSES, modality_prompts
 from tests.rolling_guards import opening, rolling
 from transformers.generation.streamers import BaseStreamer
-
-from steerguard.testing import Architecture
-
-TEXT_CLASSES = [name for name in get_args(Architecture) if name not in (*MULTIMODAL_CLASSES, "falcon_mamba")]
-RECURRENT = ("qwen3_next", "lfm2")
-"""Classes whose caches cannot be continued, only emptied."""
-EVERY_MODALITY = "text, image, audio, video"
-
-
-def _middle(model, batch, settings, **named):
-    """A threshold that some rows of a batch reach and some do not."""
-    with guarded(model, policy(0.0, settings=settings), mode="monitor", **named) as wrapped:
-        scores = sorted(turn_of(wrapped, batch, max_new_tokens=1, min_new_tokens=1).scores)
-    return (scores[len(scores) // 2 - 1] + scores[len(scores) // 2]) / 2
-
-
-def _turns(wrapped, batch, cache, *, turns=3, **settings):
-    """Hold a conversation with a cache, and ask every turn again without one; return both for each turn."""
-    found = []
-    for _ in range(turns):
-        found.append((turn_of(wrapped, batch, past_key_values=cache, **settings), turn_of(wrapped, batch, **settings)))
-        batch = next_turn(batch, found[-1][0].tokens)
-    return found
-
 
 WAYS = {
     "beams": {"num_beams": 3},
@@ -69,7 +46,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_generating_agrees_over_three_turns(way, settings, threshold):
     model, batch = shared_model(), prompts(2)
-    limit = NEVER if threshold == "never" else _middle(model, batch, settings)
+    limit = NEVER if threshold == "never" else middle(model, batch, settings)
     with guarded(model, policy(limit, settings=settings)) as wrapped:
         cache = kept(model)
         for _ in range(3):
@@ -123,7 +100,7 @@ def test_prompt_means_go_on_from_the_sums_of_the_earlier_prompt(architecture, ki
     model, batch, settings = shared_model(architecture), prompts(3), {"prefill_chunk_size": chunk}
     registry = registry_for(model, probe_blocks=(0, 1, 1), probe_over=("prompt_mean", "end", "prompt_mean"))
     with guarded(model, policy(NEVER, settings=AT_THE_END), registry=registry) as wrapped:
-        found = _turns(wrapped, batch, kept(model, kind), **settings)
+        found = turns_of(wrapped, batch, kept(model, kind), **settings)
     before = 0
     for cached, alone in found:
         agree(cached, alone)
@@ -139,7 +116,7 @@ def test_prompt_means_start_over_where_their_sums_are_unknown():
     with guarded(model, policy(NEVER, settings=AT_THE_END + ", blocks: [2]"), registry=registry) as wrapped:
         # Two passes: the first one has the sums, and keeps nothing.
         assert wrapped.guard.plan.cost.passes == 2
-        found = _turns(wrapped, batch, cache)
+        found = turns_of(wrapped, batch, cache)
     for cached, alone in found:
         agree(cached, alone)
         assert set(cached.cached) == {0}
@@ -150,7 +127,7 @@ def test_a_prefilled_answer_lies_outside_the_mean_and_starts_over():
     registry = registry_for(model, probe_blocks=(0, 1), probe_over=("end", "prompt_mean"))
     batch = prompts(3, prefills=["Sure", None, "I"])
     with guarded(model, policy(NEVER, settings=AT_THE_END), registry=registry) as wrapped:
-        found = _turns(wrapped, batch, cache)
+        found = turns_of(wrapped, batch, cache)
     for cached, alone in found:
         agree(cached, alone)
         assert set(cached.cached) == {0}
@@ -159,9 +136,9 @@ def test_a_prefilled_answer_lies_outside_the_mean_and_starts_over():
 @pytest.mark.parametrize("settings", ["coefficient: 4.0, blocks: [0, 2]", AT_THE_END + ", blocks: [0, 2]"])
 def test_a_plan_of_two_passes_reads_the_whole_prompt_in_its_first(settings):
     model, batch = shared_model(), prompts(4)
-    with guarded(model, policy(_middle(model, batch, settings), settings=settings)) as wrapped:
+    with guarded(model, policy(middle(model, batch, settings), settings=settings)) as wrapped:
         assert wrapped.guard.plan.cost.passes == 2
-        found = _turns(wrapped, batch, kept(model))
+        found = turns_of(wrapped, batch, kept(model))
     for cached, alone in found:
         agree(cached, alone)
         assert [one.usage.extra_forward_tokens for one in cached.reports] == [
@@ -173,7 +150,7 @@ def test_a_plan_of_two_passes_reads_the_whole_prompt_in_its_first(settings):
 def test_monitoring_goes_on_behind_every_cache(settings):
     model, batch = shared_model(), prompts(3)
     with guarded(model, policy(EVER, settings=settings), mode="monitor") as wrapped:
-        found = _turns(wrapped, batch, kept(model))
+        found = turns_of(wrapped, batch, kept(model))
     for cached, alone in found:
         agree(cached, alone)
         assert {report.intended for report in cached.reports} == {"guide"}
@@ -185,7 +162,7 @@ def test_monitoring_goes_on_behind_every_cache(settings):
 def test_a_rolling_guard_agrees_over_three_turns(make, reached):
     model, batch = shared_model(), prompts(3)
     with guarded(model, make(EVER if reached else NEVER)) as wrapped:
-        found = _turns(wrapped, batch, kept(model))
+        found = turns_of(wrapped, batch, kept(model))
     for cached, alone in found:
         agree(cached, alone)
         assert [one.readings for one in cached.reports if one.readings]
@@ -235,7 +212,7 @@ def test_positions_that_depend_on_the_length_are_computed_again():
     model = fresh_model()
     model.config.rope_parameters = {**model.config.rope_parameters, "rope_type": "dynamic", "factor": 2.0}
     with guarded(model, policy(NEVER, settings=AT_THE_END), registry=registry_for(model)) as wrapped:
-        found = _turns(wrapped, prompts(2), kept(model), turns=2)
+        found = turns_of(wrapped, prompts(2), kept(model), turns=2)
     for cached, alone in found:
         assert same_bits(cached, alone)
         assert cached.cached == [0, 0]

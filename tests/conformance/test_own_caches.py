@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 import pytest
 import torch
 from tests.cached_turns import (
@@ -11,12 +9,16 @@ from tests.cached_turns import (
     EVER,
     EVERYWHERE,
     NEVER,
+    RECURRENT,
     STEPS,
+    TEXT_CLASSES,
     agree,
     kept,
+    middle,
     next_turn,
     same_bits,
     turn_of,
+    turns_of,
 )
 from tests.guarded_models import (
     conversation,
@@ -27,32 +29,9 @@ from tests.guarded_models import (
     shared_model,
     tokenizer,
 )
-from tests.multimodal_prompts import MULTIMODAL_CLASSES
 from transformers import DynamicCache
 
 from steerguard.errors import UnsupportedGenerationError
-from steerguard.testing import Architecture
-
-TEXT_CLASSES = [name for name in get_args(Architecture) if name not in (*MULTIMODAL_CLASSES, "falcon_mamba")]
-RECURRENT = ("qwen3_next", "lfm2")
-"""Classes whose caches cannot be continued, only emptied."""
-EVERY_MODALITY = "text, image, audio, video"
-
-
-def _middle(model, batch, settings, **named):
-    """A threshold that some rows of a batch reach and some do not."""
-    with guarded(model, policy(0.0, settings=settings), mode="monitor", **named) as wrapped:
-        scores = sorted(turn_of(wrapped, batch, max_new_tokens=1, min_new_tokens=1).scores)
-    return (scores[len(scores) // 2 - 1] + scores[len(scores) // 2]) / 2
-
-
-def _turns(wrapped, batch, cache, *, turns=3, **settings):
-    """Hold a conversation with a cache, and ask every turn again without one; return both for each turn."""
-    found = []
-    for _ in range(turns):
-        found.append((turn_of(wrapped, batch, past_key_values=cache, **settings), turn_of(wrapped, batch, **settings)))
-        batch = next_turn(batch, found[-1][0].tokens)
-    return found
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "static"])
@@ -60,9 +39,9 @@ def _turns(wrapped, batch, cache, *, turns=3, **settings):
 @pytest.mark.parametrize("architecture", TEXT_CLASSES)
 def test_three_turns_with_one_cache_are_three_turns_without(architecture, settings, kind):
     model, batch = shared_model(architecture), prompts(4)
-    document = policy(_middle(model, batch, settings), settings=settings)
+    document = policy(middle(model, batch, settings), settings=settings)
     with guarded(model, document) as wrapped:
-        found = _turns(wrapped, batch, kept(model, kind))
+        found = turns_of(wrapped, batch, kept(model, kind))
     for cached, alone in found:
         agree(cached, alone)
     assert 0 < sum(bool(report.doses) for report in found[0][0].reports) < 4
@@ -73,7 +52,7 @@ def test_three_turns_with_one_cache_are_three_turns_without(architecture, settin
 def test_a_conversation_that_nothing_changes_runs_no_column_twice(architecture, kind):
     model, batch = shared_model(architecture), prompts(3)
     with guarded(model, policy(NEVER, settings=AT_THE_END)) as wrapped:
-        found = _turns(wrapped, batch, kept(model, kind))
+        found = turns_of(wrapped, batch, kept(model, kind))
     before = 0
     for cached, alone in found:
         agree(cached, alone)
@@ -160,7 +139,7 @@ def test_a_class_whose_cache_has_another_name_raises_and_gives_none_back():
 def test_what_was_steered_is_computed_again_in_the_next_turn():
     model, batch = shared_model(), prompts(4)
     cache = kept(model)
-    with guarded(model, policy(_middle(model, batch, AT_THE_END), settings=AT_THE_END)) as wrapped:
+    with guarded(model, policy(middle(model, batch, AT_THE_END), settings=AT_THE_END)) as wrapped:
         first = turn_of(wrapped, batch, past_key_values=cache)
         assert any(report.doses for report in first.reports)
         batch = next_turn(batch, first.tokens)
@@ -174,7 +153,7 @@ def test_what_was_steered_is_computed_again_in_the_next_turn():
 @pytest.mark.parametrize("refused", ["all", "some"])
 def test_the_cache_of_a_refused_batch_comes_back_empty_and_goes_on(refused):
     model, batch, cache = shared_model(), prompts(4), kept(shared_model())
-    threshold = EVER if refused == "all" else _middle(model, batch, AT_THE_END)
+    threshold = EVER if refused == "all" else middle(model, batch, AT_THE_END)
     with guarded(model, policy(threshold, "refuse")) as wrapped:
         output = wrapped.generate(**batch, past_key_values=cache, return_dict_in_generate=True, max_new_tokens=12)
         applied = [report.applied for report in output.guidance]
@@ -183,7 +162,7 @@ def test_the_cache_of_a_refused_batch_comes_back_empty_and_goes_on(refused):
         assert output.past_key_values is cache
         assert cache.get_seq_length() == 0
         assert all(layer.keys is None for layer in cache.layers)
-        found = _turns(wrapped, next_turn(batch, output.sequences), cache, turns=2, max_new_tokens=8)
+        found = turns_of(wrapped, next_turn(batch, output.sequences), cache, turns=2, max_new_tokens=8)
     for cached, alone in found:
         agree(cached, alone)
 
@@ -244,7 +223,7 @@ def test_padding_on_either_side(side, architecture):
 
 def test_an_answer_that_is_continued_has_its_verdict_in_the_cache_and_is_computed_again():
     model, batch, cache = shared_model(), prompts(3), kept(shared_model())
-    threshold = _middle(model, batch, AT_THE_END)
+    threshold = middle(model, batch, AT_THE_END)
     with guarded(model, policy(NEVER, settings=AT_THE_END)) as wrapped:
         tokens = turn_of(wrapped, batch, past_key_values=cache).tokens
         shown = torch.ones(3, tokens.shape[1] - batch["input_ids"].shape[1], dtype=torch.long)

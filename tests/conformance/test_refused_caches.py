@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-from typing import get_args
 
 import pytest
 import torch
@@ -16,8 +15,10 @@ from tests.cached_turns import (
     TOLERANCE,
     agree,
     kept,
+    middle,
     next_turn,
     turn_of,
+    turns_of,
 )
 from tests.guarded_models import (
     FailingSink,
@@ -32,31 +33,8 @@ from tests.guarded_models import (
     split_of,
     state_of,
 )
-from tests.multimodal_prompts import MULTIMODAL_CLASSES
 
 from steerguard.errors import AuditError, UnsupportedGenerationError
-from steerguard.testing import Architecture
-
-TEXT_CLASSES = [name for name in get_args(Architecture) if name not in (*MULTIMODAL_CLASSES, "falcon_mamba")]
-RECURRENT = ("qwen3_next", "lfm2")
-"""Classes whose caches cannot be continued, only emptied."""
-EVERY_MODALITY = "text, image, audio, video"
-
-
-def _middle(model, batch, settings, **named):
-    """A threshold that some rows of a batch reach and some do not."""
-    with guarded(model, policy(0.0, settings=settings), mode="monitor", **named) as wrapped:
-        scores = sorted(turn_of(wrapped, batch, max_new_tokens=1, min_new_tokens=1).scores)
-    return (scores[len(scores) // 2 - 1] + scores[len(scores) // 2]) / 2
-
-
-def _turns(wrapped, batch, cache, *, turns=3, **settings):
-    """Hold a conversation with a cache, and ask every turn again without one; return both for each turn."""
-    found = []
-    for _ in range(turns):
-        found.append((turn_of(wrapped, batch, past_key_values=cache, **settings), turn_of(wrapped, batch, **settings)))
-        batch = next_turn(batch, found[-1][0].tokens)
-    return found
 
 
 def _filled_unguided(wrapped, cache, _batch):
@@ -255,7 +233,7 @@ def test_no_message_carries_a_token_of_the_prompt():
 @pytest.mark.parametrize("settings", [AT_THE_END, EVERYWHERE])
 def test_compiled_decode_steps_agree(settings, kind):
     model, batch, seen = fresh_model(), prompts(3), []
-    document = policy(_middle(shared_model(), batch, settings), settings=settings)
+    document = policy(middle(shared_model(), batch, settings), settings=settings)
     with guarded(model, document, registry=registry_for(model), executor="compiled") as wrapped:
         wrapped.compile(backend="eager")
         cache, settled = kept(model, kind), {"max_new_tokens": STEPS, "min_new_tokens": STEPS}
@@ -276,7 +254,7 @@ def test_compiled_decode_steps_agree(settings, kind):
 def test_inference_mode_agrees(architecture):
     model = shared_model(architecture)
     with torch.inference_mode(), guarded(model, policy(NEVER, settings=AT_THE_END)) as wrapped:
-        found = _turns(wrapped, prompts(2), kept(model))
+        found = turns_of(wrapped, prompts(2), kept(model))
     for cached, alone in found:
         agree(cached, alone)
     assert all(found[1][0].cached)
@@ -286,7 +264,7 @@ def test_the_threshold_of_a_turn_is_that_of_the_whole_conversation():
     model, batch, cache = shared_model(), prompts(4), kept(shared_model())
     threshold = split_of(model, 4)
     with guarded(model, policy(threshold, "refuse")) as wrapped:
-        found = _turns(wrapped, batch, cache, turns=3, max_new_tokens=8)
+        found = turns_of(wrapped, batch, cache, turns=3, max_new_tokens=8)
     for cached, alone in found:
         agree(cached, alone)
     assert {report.applied for report in found[0][0].reports} == {"allow", "refuse"}

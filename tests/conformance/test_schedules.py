@@ -7,7 +7,6 @@ came out of this one plus the vector of the position, in float32 and to the last
 from __future__ import annotations
 
 import inspect
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from tests.guarded_models import (
     splitting_threshold,
     tokenizer,
 )
+from tests.positions_by_hand import watched
 
 from steerguard.artifacts.verify import verify_artifact
 from steerguard.errors import GuidanceDidNotFireError, UnsupportedPlanError
@@ -76,28 +76,6 @@ def _part(vectors, schedule, block, attention, end, column):
     return vectors["theta_steps"][step][block] if step < STEPS else None
 
 
-@contextmanager
-def _watched(model):
-    """Yield what each steered block put out and what the next block got, per forward pass, before and after us."""
-    seen = {block: ([], []) for block in STEERED}
-    handles = []
-    for block, (before, after) in seen.items():
-
-        def out(_module, _args, output, kept=before):
-            kept.append((output[0] if isinstance(output, tuple) else output).detach().numpy().copy())
-
-        def into(_module, args, kwargs, kept=after):
-            kept.append((args[0] if args else kwargs["hidden_states"]).detach().numpy().copy())
-
-        handles.append(blocks_of(model)[block].register_forward_hook(out))
-        handles.append(blocks_of(model)[block + 1].register_forward_pre_hook(into, with_kwargs=True))
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _ends(batch):
     """Column of the end of the generation prompt, from the length of the same prompt without a prefill."""
     plain = prompts(len(batch["input_ids"]))["attention_mask"].sum(1).tolist()
@@ -120,7 +98,7 @@ def test_hidden_states_equal_numpy_at_every_position_of_every_pass(method, sched
     with (
         guarded(model, document, registry=_registry(schedule)) as wrapped,
         wrapped.guard.collect() as reports,
-        _watched(model) as seen,
+        watched(model, STEERED) as seen,
     ):
         tokens, _ = run(wrapped, batch, use_cache=use_cache, min_new_tokens=8)
     opened = [report.intended == "guide" for report in reports]

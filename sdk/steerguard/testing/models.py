@@ -25,21 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Architecture = Literal[
-    "llama",
-    "qwen2",
-    "gemma",
-    "gpt2",
-    "mistral",
-    "phi",
-    "mixtral",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "gpt_neox",
-    "olmoe",
-    "qwen3_next",
-    "lfm2",
-    "falcon_mamba",
+    TextArchitecture,
     "llava",
     "idefics3",
     "smolvlm",
