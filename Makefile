@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test check fmt schema figures clean benchmark benchmark-effect benchmark-calibration benchmark-judge \
 	benchmark-evaluate benchmark-rolling benchmark-methods benchmark-build benchmark-overhead benchmark-compiled benchmark-spread benchmark-setup \
-	benchmark-multimodal benchmark-gemma conformance-all
+	benchmark-multimodal benchmark-gemma benchmark-cost-model benchmark-search conformance-all
 
 demo: $(STAMP)
 	$(RUN)/steerguard demo
@@ -65,6 +65,13 @@ benchmark-evaluate: $(STAMP)
 
 benchmark-rolling: $(STAMP)
 	$(RUN)/python benchmarks/rolling.py --data $(DATA) --out benchmarks/results/rolling.json
+
+benchmark-cost-model: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/cost_model.py --data $(DATA) --out benchmarks/results/cost_model.json
+
+# Hours; WORK is a folder where what was answered is kept, so that a run that was ended goes on.
+benchmark-search: $(STAMP)
+	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/search.py --data $(DATA) --work $(WORK) --out benchmarks/results/search.json
 
 benchmark-methods: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/methods.py --data $(DATA) --out benchmarks/results/methods.json

@@ -5,7 +5,8 @@
 
 A block begins with `<!-- figures:NAME PREFIX… -->` and ends with `<!-- /figures -->`. NAME is a result file without its
 ending. The prefixes choose rows by id (`effect`: the figure's id, `calibration`: the pool, `build_times`: the recipe,
-`judge`: the group of figures, `score_spread`: the model, `near_thresholds`: the set of prompts, `overhead`,
+`judge`: the group of figures, `score_spread`: the model, `near_thresholds`: the set of prompts, `critic`: budget and length, `search` and what begins
+so: set and method, with baseline, rows and reading in `search_compared`, the bar in `search_bars`, `overhead`,
 `overhead_compiled` and `evaluate_speed`: the first column); without one, all rows are shown. A result or row that is missing is shown as not
 measured, and named on standard error.
 """
@@ -250,7 +251,24 @@ def _near_thresholds(report: Mapping[str, Any]) -> Table:
     return heads, rows
 
 
-FILES: Mapping[str, str] = {"near_thresholds": "score_spread"}
+def _written(name: str) -> Callable[[Mapping[str, Any]], Table]:
+    """Return the reader of a table that the result holds as it is shown."""
+
+    def table(report: Mapping[str, Any]) -> Table:
+        found = report["tables"][name]
+        return found["heads"], [(one["id"], one["cells"]) for one in found["rows"]]
+
+    return table
+
+
+FILES: Mapping[str, str] = {
+    "near_thresholds": "score_spread",
+    "critic_bar": "critic",
+    "search_judged": "search",
+    "search_texts": "search",
+    "search_compared": "search",
+    "search_bars": "search",
+}
 """Result file of a table that does not bear its name."""
 
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], Table]] = {
@@ -267,6 +285,13 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], Table]] = {
     "evaluate_speed": _evaluate_speed,
     "gemma": _effect,
     "multimodal": _effect,
+    "critic": _written("critic"),
+    "critic_bar": _written("critic_bar"),
+    "search": _written("search"),
+    "search_judged": _written("search_judged"),
+    "search_texts": _written("search_texts"),
+    "search_compared": _written("search_compared"),
+    "search_bars": _written("search_bars"),
 }
 
 if __name__ == "__main__":

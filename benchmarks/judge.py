@@ -1,10 +1,10 @@
-"""Train the harm judge and measure it: on labelled answers that it never saw, and on answers of the packaged model.
+"""Train the harm judges and measure them: on labelled answers that they never saw, and on answers of the packaged model.
 
     python benchmarks/judge.py --data <folder of public data sets> --out benchmarks/results/judge.json
 
-The judge is trained on its own share of GPTFuzz `train.csv` and measured on `evaluate.csv`, other questions altogether.
-Two judges are compared: with and without benign answers of the packaged model as further harmless rows.
-The result holds counts, never texts.
+A judge is trained on its own share of GPTFuzz `train.csv` and measured on `evaluate.csv`, other questions altogether.
+Two kinds are compared, words alone and words with sentences, each with and without benign answers of the packaged model
+as further harmless rows. The result holds counts, never texts; `--answers` keeps the model's answers between runs.
 """
 
 from __future__ import annotations
@@ -30,12 +30,19 @@ from steerguard.evaluate.labelled_answers import LabelledAnswers, read_labelled_
 from steerguard.evaluate.labelled_split import cost_model_rows, judge_rows
 from steerguard.evaluate.proportions import Proportion, auroc
 from steerguard.evaluate.refusal import strict_refusal
+from steerguard.evaluate.sentence_judge import train_sentence_judge_on
 from steerguard.models.chat import render
 from steerguard.models.packaged import load_packaged_smollm2
+from steerguard.models.sentence_encoder import packaged_encoder
 
 TOKENS = 32
-BATCH_SIZE = 16
-ADVBENCH = slice(260, 324)
+LONGER = 64
+BATCH_SIZE = 32
+ADVBENCH = slice(0, 260)
+PLAIN_ROWS = 100
+"""How many of them are answered without a forced beginning too."""
+HARD_KINDS = ("scary", "_twin")
+"""Endings of the kinds of benign prompts that sound harmful or resemble a harmful one."""
 RESAMPLES = 1000
 SEED = 0
 
@@ -50,7 +57,8 @@ def main() -> None:
     folder = options.data / "gptfuzz" / "responses_labeled"
     train, measured = (read_labelled_answers(folder / name) for name in ("train.csv", "evaluate.csv"))
     own = train.chosen(judge_rows(train.questions))
-    answers, short = packaged_answers(options, measured)
+    answers, cuts = packaged_answers(options, measured)
+    encoder = packaged_encoder()
     seen = set(train.answers)
     report: Figures = {
         "command": "python benchmarks/judge.py --data <folder> --out benchmarks/results/judge.json",
@@ -70,18 +78,22 @@ def main() -> None:
         "judges": {},
     }
     for name, harmless in (("with_harmless_answers", answers["benign_build"]), ("without", [])):
-        start = time.perf_counter()
-        judge = train_judge_on(own, harmless, seed=SEED)
-        seconds = time.perf_counter() - start
-        report["judges"][name] = {
-            "identity": judge.identity,
-            "seconds": round(seconds, 1),
-            "threshold": f"{judge.threshold:.6f}",
-            "out_of_fold": {key: _text(value) for key, value in asdict(judge.quality).items()},
-            "whole_answers": labelled_figures(judge, measured, measured.answers, seen),
-            "first_32_tokens": labelled_figures(judge, measured, short, seen),
-            "packaged_model": model_figures(judge, answers),
-        }
+        for kind in ("words", "words_and_sentences"):
+            start = time.perf_counter()
+            if kind == "words":
+                judge = train_judge_on(own, harmless, seed=SEED)
+            else:
+                judge = train_sentence_judge_on(own, harmless, encoder, seed=SEED)
+            seconds = time.perf_counter() - start
+            report["judges"][f"{kind}_{name}"] = {
+                "identity": judge.identity,
+                "seconds": round(seconds, 1),
+                "threshold": f"{judge.threshold:.6f}",
+                "out_of_fold": {key: _text(value) for key, value in asdict(judge.quality).items()},
+                "whole_answers": labelled_figures(judge, measured, measured.answers, seen),
+                **{name: labelled_figures(judge, measured, texts, seen) for name, texts in cuts.items()},
+                "packaged_model": model_figures(judge, answers),
+            }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(markdown_table(report["judges"]))
@@ -91,24 +103,32 @@ def markdown_table(judges: dict[str, Figures]) -> str:
     """Return the table of `docs/evaluating-judge.md`: one column per judge."""
     lines = [f"| | {' | '.join(name.replace('_', ' ') for name in judges)} |", f"|---{'|---:' * len(judges)}|"]
     first = next(iter(judges.values()))
-    for part in ("out_of_fold", "whole_answers", "first_32_tokens", "packaged_model"):
+    for part in ("out_of_fold", "whole_answers", "first_32_tokens", "first_64_tokens", "packaged_model"):
         for name in first[part]:
             cells = [_cell(judge[part].get(name)) for judge in judges.values()]
             lines.append(f"| {part.replace('_', ' ')}: {name.replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def packaged_answers(options: argparse.Namespace, measured: LabelledAnswers) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the packaged model's answers by set, and the measured answers cut to its first tokens."""
+def packaged_answers(
+    options: argparse.Namespace, measured: LabelledAnswers
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return the packaged model's answers by set, and the measured answers cut to its first tokens, by name."""
     model, tokenizer = load_packaged_smollm2(torch.bfloat16)
     prompts = registry_directory() / "prompts"
     benign = prompt_file(prompts / "benign.jsonl")
+    held_out = benign.split("held_out")
     with (options.data / "advbench" / "harmful_behaviors.csv").open(encoding="utf-8", newline="") as file:
         advbench = list(csv.DictReader(file))[ADVBENCH]
     asked: list[Chat] = [[{"role": "user", "content": row["goal"]}] for row in advbench]
     targets = [row["target"] for row in advbench]
+    kept: dict[str, list[str]] = {}
+    if options.answers is not None and options.answers.exists():
+        kept = json.loads(options.answers.read_text(encoding="utf-8"))
 
     def answered(name: str, chats: list[Chat], prefills: list[str] | None = None) -> list[str]:
+        if name in kept:
+            return kept[name]
         sys.stderr.write(f"{len(chats)} answers: {name}\n")
         texts: list[str] = []
         for start in range(0, len(chats), BATCH_SIZE):
@@ -117,21 +137,32 @@ def packaged_answers(options: argparse.Namespace, measured: LabelledAnswers) -> 
             with torch.inference_mode():
                 ids = model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
             texts += tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        kept[name] = texts
+        if options.answers is not None:
+            options.answers.write_text(json.dumps(kept), encoding="utf-8")
         return texts
 
     build = _chats(benign.split("build"))
     random.Random(SEED).shuffle(build)
-    prefilled = answered("AdvBench, answer begun", asked, targets)
+    own_words = answered("advbench_own_words", asked, targets)
     refusals = [json.loads(line) for line in (prompts / "refusals.jsonl").read_text(encoding="utf-8").splitlines()]
+    benign_answers = answered("benign_held_out", _chats(held_out))
     answers = {
-        "benign_build": answered("own benign prompts, build", build[: options.benign_rows]),
-        "benign_held_out": answered("own benign prompts, held_out", _chats(benign.split("held_out"))),
-        "advbench": answered("AdvBench", asked),
-        "advbench_begun": [target + text for target, text in zip(targets, prefilled, strict=True)],
+        "benign_build": answered("benign_build", build[: options.benign_rows]),
+        "benign_held_out": benign_answers,
+        "benign_that_sounds_harmful": [
+            answer for answer, kind in zip(benign_answers, held_out.kinds, strict=True) if kind.endswith(HARD_KINDS)
+        ],
+        "advbench": answered("advbench", asked[:PLAIN_ROWS]),
+        "advbench_begun": [target + text for target, text in zip(targets, own_words, strict=True)],
+        "advbench_own_words": own_words,
         "own_refusals": [next(text for key, text in row.items() if key != "id") for row in refusals],
     }
-    ids = [tokenizer(answer, add_special_tokens=False)["input_ids"][:TOKENS] for answer in measured.answers]
-    return answers, tokenizer.batch_decode(ids)
+    ids = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in measured.answers]
+    cuts = {
+        f"first_{tokens}_tokens": tokenizer.batch_decode([one[:tokens] for one in ids]) for tokens in (TOKENS, LONGER)
+    }
+    return answers, cuts
 
 
 def labelled_figures(judge: HarmJudge, rows: LabelledAnswers, texts: Any, seen: set[str]) -> Figures:
@@ -163,15 +194,15 @@ def labelled_figures(judge: HarmJudge, rows: LabelledAnswers, texts: Any, seen: 
 def model_figures(judge: HarmJudge, answers: dict[str, list[str]]) -> Figures:
     """Return what the judge does on answers of the packaged model; nobody labelled them."""
     scores = {name: judge.probabilities([""] * len(texts), texts) for name, texts in answers.items()}
-    benign = scores["benign_held_out"]
     found: Figures = {
         f"{name}_flagged": _rate(score >= judge.threshold for score in values)
         for name, values in scores.items()
         if name != "benign_build"
     }
-    for name in ("advbench", "advbench_begun"):
-        low, high = auroc_interval(scores[name], benign, seed=SEED)
-        found[f"auroc_{name}_against_benign"] = _figure(auroc(scores[name], benign), low, high)
+    for name in ("advbench", "advbench_begun", "advbench_own_words"):
+        for other in ("benign_held_out", "benign_that_sounds_harmful", "own_refusals"):
+            low, high = auroc_interval(scores[name], scores[other], seed=SEED)
+            found[f"auroc_{name}_against_{other}"] = _figure(auroc(scores[name], scores[other]), low, high)
     return found
 
 
@@ -229,6 +260,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with gptfuzz and advbench")
     parser.add_argument("--out", type=Path, required=True, help="where the report goes")
+    parser.add_argument("--answers", type=Path, help="file that keeps the model's answers, in the clear")
     parser.add_argument("--benign-rows", type=int, default=200, help="build prompts whose answers train the judge")
     return parser.parse_args()
 

@@ -10,8 +10,36 @@ Action = Literal["allow", "annotate", "guide", "refuse"]
 
 ACTION_ORDER: tuple[Action, ...] = ("allow", "annotate", "guide", "refuse")
 
-Cause = Literal["rule", "default", "unrecognised_prompt", "non_finite", "budget", "answer_reading"]
-"""Why the intended action is what it is; `answer_reading`: what was read while the answer was written."""
+Cause = Literal[
+    "rule",
+    "default",
+    "unrecognised_prompt",
+    "non_finite",
+    "budget",
+    "answer_reading",
+    "no_candidate",
+    "critic_failed",
+]
+"""Why the intended action is what it is.
+
+`answer_reading`: what was read while the answer was written.
+`no_candidate`: a search found no answer within the cost budget.
+`critic_failed`: a cost model or critic failed, so that no answer could be judged.
+"""
+
+SearchOutcome = Literal[
+    "kept", "found", "no_candidate", "prompt", "forward_tokens", "latency", "memory", "non_finite", "critic_failed"
+]
+"""How a search for one row ended.
+
+`kept`: the plain answer is within the cost budget and was not touched.
+`found`: all that the search kept had ended.
+`no_candidate`: no answer is within the cost budget.
+`prompt`: the prompt alone is not within the cost budget, so no answer was written.
+`forward_tokens`, `latency`, `memory`: the limit of the budget that ended it.
+`non_finite`: no candidate could be judged, because numbers were not finite.
+`critic_failed`: a cost model or critic failed.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +92,36 @@ class Dose:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SearchReport:
+    """What one search did for one row."""
+
+    step: str
+    """Id of the guidance entry; of the fallback where one was tried last."""
+    method: str
+    outcome: SearchOutcome
+    cost: float | None
+    """What the returned answer costs, in the cost model's unit; None where nothing was found."""
+    cost_budget: float
+    """d, float32: an answer is within the budget while it costs less."""
+    cost_budget_fpr: str | None
+    """The share of benign answers over the budget that `cost_budget` came from; None for a raw one."""
+    plain_cost: float | None
+    """What the answer without a search costs; None where none was written, or nothing of it could be judged."""
+    kept_tokens: int
+    """Tokens of the answer without a search that the returned answer begins with."""
+    candidates: int
+    """N in effect at the end."""
+    candidates_drawn: int
+    retries: int
+    halvings: int
+    """How often N was halved because there was no memory for so many."""
+    forward_tokens: int
+    """Token positions that went through the model for the search, fallbacks included."""
+    late_ms: int
+    """By how many milliseconds the search passed its time limit; a block that is under way is not interrupted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens of one returned sequence, padding not counted."""
 
@@ -92,6 +150,8 @@ class Decision:
     applied: Action
     doses: tuple[Dose, ...]
     usage: Usage
+    search: SearchReport | None = None
+    """None where no search was asked for."""
     template_cut: bool = False
     """True when the refusal template did not fit into `max_new_tokens` and was cut at a word."""
 

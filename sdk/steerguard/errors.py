@@ -30,7 +30,9 @@ The tree is grouped by what the reader must change, so that the group is the fir
     │   ├── UnsupportedGenerationError
     │   ├── UnguidedForwardError
     │   ├── NonFiniteHiddenStateError
+    │   ├── CandidateMemoryError
     │   ├── AnswerStoppedError
+    │   ├── CostModelError
     │   └── GuidanceDidNotFireError
     ├── AuditError                    the record could not be written or does not verify
     │   ├── AuditSinkError
@@ -204,8 +206,19 @@ class NonFiniteHiddenStateError(GuidanceError):
     """Raised when a hidden state or score is NaN or infinite where a verdict is read."""
 
 
+class CandidateMemoryError(GuidanceError):
+    """Raised by a proposer when there is no memory for so many candidates; a search catches it and draws fewer."""
+
+    forward_tokens: int = 0
+    """Token positions that had passed through the decoder for the failed draw, where the proposer knows them."""
+
+
 class AnswerStoppedError(GuidanceError):
     """A streamed answer was ended by a rolling guard after text of it had been released."""
+
+
+class CostModelError(GuidanceError):
+    """Raised when a cost model cannot judge an answer: it failed, or gave no finite number for it."""
 
 
 class GuidanceDidNotFireError(GuidanceError):

@@ -57,8 +57,10 @@ def _cause(decision: Decision) -> str:
         "default": "the policy's default",
         "unrecognised_prompt": "a prompt without a recognisable generation prompt",
         "non_finite": "a state of the model that is not finite",
-        "budget": "the budget of memory or forward tokens",
+        "budget": "the budget of the policy",
         "answer_reading": "what was read while the answer was written",
+        "no_candidate": "a search that found no answer within the cost budget",
+        "critic_failed": "a cost model or critic that failed",
     }[decision.cause]
 
 

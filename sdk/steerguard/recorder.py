@@ -9,7 +9,7 @@ from copy import copy
 from typing import TYPE_CHECKING
 
 from steerguard.audit.events import ArtifactLoad, GuardError, PolicyLoad
-from steerguard.audit.fields import ArtifactPin, PolicyReference, RecordedBudget
+from steerguard.audit.fields import ArtifactPin, BudgetOutcome, PolicyReference, RecordedBudget
 from steerguard.audit.record import (
     DecisionContext,
     bypass_event,
@@ -132,13 +132,15 @@ class Recorder:
                 self._on_decision(decision)
 
     def _record(self, decision: Decision, prompt: tuple[int, ...], answer: tuple[int, ...] | None) -> None:
-        limit, exceeded = self._plan.max_extra_forward_tokens, decision.cause == "budget"
+        limit = self._plan.max_extra_forward_tokens
+        fell_back = decision.search is not None and decision.search.step in self._plan.fallback
+        outcome: BudgetOutcome = "exceeded" if decision.cause == "budget" else "fallback" if fell_back else "within"
         self.audit.record(
             decision_event(
                 decision,
                 self._context,
                 content=token_content(self.audit.key, prompt, answer),
-                budget=RecordedBudget(outcome="exceeded" if exceeded else "within", max_extra_forward_tokens=limit),
+                budget=RecordedBudget(outcome=outcome, max_extra_forward_tokens=limit),
             )
         )
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
@@ -13,16 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, P
 
 from steerguard.artifacts.fingerprint import PROMPTS, Fingerprint, check_fingerprint, recorded_fingerprint
 from steerguard.artifacts.fit import fingerprint_entry
-from steerguard.artifacts.verify import VerifiedArtifact, verify_artifact
 from steerguard.audit.log import AuditLog
-from steerguard.detect.bind import bind_probe
+from steerguard.binding import bound_program, require_compilable, verified_artifacts
 from steerguard.engine.compiled import CompiledExecutor
 from steerguard.engine.hooks import BlockHooks
 from steerguard.engine.loop import Engine
 from steerguard.engine.modality_columns import require_modality_ids
-from steerguard.engine.program import Program, bind_program
 from steerguard.engine.refusal import RefusalTemplate
-from steerguard.engine.rolling import watched_program
 from steerguard.errors import (
     AlreadyWrappedError,
     IncompatibleModelError,
@@ -39,13 +36,12 @@ from steerguard.guarded_class import (
     original_class,
     require_removable,
 )
-from steerguard.guidance.answer_watch import AnswerWatch
-from steerguard.methods.catalog import method_named
 from steerguard.models.blocks import decoder_blocks
 from steerguard.models.capture import measure_fingerprint
 from steerguard.models.chat import GenerationPrompt
 from steerguard.models.compiled import compiled_part
 from steerguard.models.inspect import inspect_model, modality_ids, text_tokenizer
+from steerguard.models.user_text import UserText
 from steerguard.plan.compile import check_supported, compile_plan
 from steerguard.plan.plan import Mode
 from steerguard.plan.resolve import resolve_artifacts
@@ -59,11 +55,12 @@ from steerguard.tightening import RequestPolicies
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    import torch
+
+    from steerguard.artifacts.verify import VerifiedArtifact
     from steerguard.decision import Decision
-    from steerguard.guidance.intervention import Intervention
     from steerguard.models.facts import ModelFacts
     from steerguard.plan.plan import Plan
-    from steerguard.plan.resolve import ResolvedArtifact
     from steerguard.registry.store import ArtifactStore
 
 
@@ -136,8 +133,10 @@ def wrap(
         resolved = resolve_artifacts(document, facts, store)
         plan = compile_plan(document, facts, resolved, mode=mode)
     with clock.part("artifacts"):
-        artifacts = _verified(plan, resolved)
-        program = _program(plan, artifacts)
+        artifacts = verified_artifacts(plan, resolved)
+        program = bound_program(plan, artifacts, device=model.device)
+        if executor == "compiled":
+            require_compilable(program)
         require_modality_ids(program, modality_ids(cast("Any", model)))
     with clock.part("fingerprint"):
         distances = _check_weights(model, tokenizer, facts, artifacts)
@@ -157,6 +156,8 @@ def wrap(
         template=template,
         mode=plan.mode,
         modality_ids=modality_ids(cast("Any", model)),
+        text=partial(text_tokenizer(tokenizer).decode, skip_special_tokens=True),
+        user_text=UserText.of(tokenizer, prompt),
     )
     guard = Guard(
         engine=engine,
@@ -164,7 +165,9 @@ def wrap(
         model=model,
         tokenizer=tokenizer,
         setup_seconds=clock.seconds,
-        policies=RequestPolicies(engine, lambda stricter: _tightened(stricter, engine, store, artifacts, tokenizer)),
+        policies=RequestPolicies(
+            engine, lambda stricter: _tightened(stricter, engine, store, artifacts, tokenizer, model.device)
+        ),
         check_weights=lambda changed: _check_weights(changed, tokenizer, facts, artifacts),
     )
     guarded = guarded_class(cast("Any", type(model)))
@@ -319,35 +322,13 @@ def _audit_log(audit: AuditLog | Path | str | None, plan: Plan) -> AuditLog:
     return AuditLog.open(None if audit is None else Path(audit), content=plan.audit_content)
 
 
-def _verified(plan: Plan, resolved: Mapping[str, ResolvedArtifact]) -> dict[str, VerifiedArtifact]:
-    """Return every artifact of the plan by digest, fully verified."""
-    found = {artifact.pin.digest: artifact for artifact in resolved.values()}
-    return {
-        pin.digest: verify_artifact(
-            found[pin.digest].store.read(found[pin.digest].pin), pin.digest, where=pin.reference
-        )
-        for pin in plan.artifacts
-    }
-
-
-def _program(plan: Plan, artifacts: Mapping[str, VerifiedArtifact]) -> Program:
-    probes = [bind_probe(detector, artifacts[detector.artifact.digest]) for detector in plan.detectors]
-    bound: list[Intervention | AnswerWatch] = []
-    for step in plan.steps:
-        module, _, function = (method_named(step.method).executor or "").partition(":")
-        bind = getattr(importlib.import_module(module), function)
-        bound += bind(step, {role: artifacts[pin.digest] for role, pin in step.artifacts.items()})
-    watches = tuple(item for item in bound if isinstance(item, AnswerWatch))
-    program = bind_program(plan, probes, [item for item in bound if not isinstance(item, AnswerWatch)])
-    return watched_program(program, watches)
-
-
 def _tightened(
     document: Policy,
     in_force: Engine,
     store: ArtifactStore,
     artifacts: Mapping[str, VerifiedArtifact],
     tokenizer: Any,
+    device: torch.device,
 ) -> Engine:
     """Return the engine of a policy that single requests may use instead of the one in force.
 
@@ -361,7 +342,7 @@ def _tightened(
     plan = compile_plan(document, facts, resolve_artifacts(document, facts, store), mode=in_force.mode)
     check_tightens(in_force.program.plan, plan)
     template = RefusalTemplate(plan.refusal_template, text_tokenizer(tokenizer))
-    return replace(in_force, program=_program(plan, artifacts), template=template)
+    return replace(in_force, program=bound_program(plan, artifacts, device=device), template=template)
 
 
 def _check_weights(

@@ -9,13 +9,23 @@ from jsonschema import Draft202012Validator
 from steerguard.content import policies_directory
 from steerguard.methods.bounds import CalibratedBound
 from steerguard.methods.catalog import method_named
+from steerguard.plan.search_cost import most_search_tokens
 from steerguard.policy.json_schema import FILE_NAME
 from steerguard.policy.load import load_policy, shipped_policies
 from steerguard.policy.rule_documents import AllCondition, AnyCondition, ScoreCondition, comparisons
 from steerguard.policy.yaml_subset import read_document
 
-FULL = Path(__file__).parent / "full.yaml"
-NAMES = ["cast", "harmlessness", "harmlessness-monitor", "refusal-direction", "refuse-only", "rolling-guard"]
+FULL = [Path(__file__).parent / name for name in ("full.yaml", "searches.yaml")]
+NAMES = [
+    "best-of-n",
+    "cast",
+    "harmlessness",
+    "harmlessness-monitor",
+    "inference-guard",
+    "refusal-direction",
+    "refuse-only",
+    "rolling-guard",
+]
 
 # The embedded probe is calibrated on 596 ordinary benign prompts; a smaller rate cannot be resolved from them.
 SMALLEST_FPR = 1 / 597
@@ -33,7 +43,7 @@ def test_shipped_policy_loads_under_its_own_name_and_is_listed_in_the_table(name
 
 
 @pytest.mark.parametrize(
-    "path", [*(policies_directory() / f"{name}.yaml" for name in NAMES), FULL], ids=lambda path: path.stem
+    "path", [*(policies_directory() / f"{name}.yaml" for name in NAMES), *FULL], ids=lambda path: path.stem
 )
 def test_the_committed_schema_accepts_the_document(path: Path) -> None:
     schema = json.loads((policies_directory() / FILE_NAME).read_text(encoding="utf-8"))
@@ -105,6 +115,20 @@ def test_rolling_guard_refuses_at_the_prompt_and_watches_every_other_row() -> No
     (gate,) = (rule.when for rule in policy.rules)
     (clear, *_) = (rule.when for rule in load_policy("harmlessness").rules)
     assert gate.score == clear.score
+
+
+@pytest.mark.parametrize("name", ["best-of-n", "inference-guard"])
+def test_searches_leave_the_plain_answer_first_and_fit_their_budget_with_256_new_tokens(name: str) -> None:
+    policy = load_policy(name)
+    (entry,) = policy.guidance
+    assert (policy.default.action, policy.default.use, policy.rules) == ("guide", (entry.id,), ())
+    parts = entry.search({"critic": {"blocks": [1]}})
+    assert parts is not None
+    assert (parts.start, parts.final_check) == ("lazy", "cost_model")
+    assert parts.candidates <= policy.budget.max_candidates
+    assert most_search_tokens(parts, 256) <= policy.budget.max_extra_forward_tokens
+    comment = (policies_directory() / f"{name}.yaml").read_text(encoding="utf-8")
+    assert f"256 new tokens take {most_search_tokens(parts, 256)} at most" in comment
 
 
 def test_refuse_only_needs_no_guidance() -> None:

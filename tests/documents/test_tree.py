@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import steerguard
-from steerguard.methods.catalog import METHODS
+from steerguard.methods.catalog import METHODS, SEARCH_EXECUTOR
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "sdk" / "steerguard"
@@ -33,9 +33,10 @@ def test_no_module_is_a_drawer():
     assert [path for path in PACKAGE.rglob("*.py") if path.stem in DRAWERS] == []
 
 
-def test_every_guidance_folder_is_an_available_method_and_the_reverse():
+def test_every_guidance_folder_is_a_method_or_the_search_and_the_reverse():
     folders = {path.name for path in (PACKAGE / "guidance").iterdir() if (path / "__init__.py").is_file()}
-    assert folders == {method.name for method in METHODS if method.status == "available"}
+    assert folders == {"search" if method.searches else method.name for method in METHODS}
+    assert all(method.executor == SEARCH_EXECUTOR for method in METHODS if method.searches)
 
 
 def test_every_public_name_resolves_and_is_what_the_package_says():

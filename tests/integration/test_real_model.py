@@ -49,6 +49,7 @@ def test_the_embedded_registry_has_the_families_that_shipped_policies_name():
         ]
     }
     assert named == {
+        "harm-cost",
         "harmful-answer",
         "harmful-condition",
         "harmful-intent",

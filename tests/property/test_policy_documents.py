@@ -37,11 +37,31 @@ steering = st.fixed_dictionaries(
         "blocks": st.sets(st.integers(0, 60), min_size=1, max_size=5).map(sorted),
     },
 )
-search = st.fixed_dictionaries(
-    {"method": st.just("inference_guard"), "critic": st.just("harm-cost@^1"), "candidates": st.integers(2, 512)},
-    optional={"retries": st.integers(0, 16), "start": st.sampled_from(["lazy", "always"])},
-)
 bounds = st.builds(lambda value: {"value": value}, st.floats(-1e6, 1e6)) | st.builds(lambda fpr: {"fpr": fpr}, rates)
+
+
+common = {"start": st.sampled_from(["lazy", "always"]), "final_check": st.sampled_from(["cost_model", "none"])}
+search = (
+    st.fixed_dictionaries(
+        {"method": st.just("inference_guard"), "critic": st.just("harm-cost@^1"), "candidates": st.integers(2, 512)},
+        optional={"retries": st.integers(0, 16), "cost_budget": bounds, "discount": st.floats(0.01, 1.0), **common},
+    )
+    | st.fixed_dictionaries(
+        {"method": st.just("best_of_n"), "critic": st.just("harm-cost@^1")},
+        optional={"rule": st.sampled_from(["plain", "lagrangian", "augmented"]), "weight": st.floats(0, 10), **common},
+    )
+    | st.fixed_dictionaries(
+        {"method": st.just("controlled_decoding"), "critic": st.just("harm-cost@^1")},
+        optional={"block_tokens": st.integers(1, 512), "temperature": st.floats(0.1, 5.0), **common},
+    )
+    | st.fixed_dictionaries(
+        {"method": st.just("value_filter"), "critic": st.just("harm-cost@^1"), "threshold": bounds}, optional=common
+    )
+    | st.fixed_dictionaries(
+        {"method": st.just("guardian"), "critic": st.just("guardian@^1")},
+        optional={"check": st.sampled_from([["output"], ["input", "output"], ["output", "input"]])},
+    )
+)
 
 
 @st.composite

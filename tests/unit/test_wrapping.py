@@ -196,7 +196,7 @@ def test_wrap_and_unwrap_in_turns_do_not_pile_up():
     assert torch.equal(run(model, prompts(2))[0], plain[0])
 
 
-def test_a_method_that_is_only_planned_is_refused_by_name_before_its_artifacts_are_looked_for():
+def test_what_the_plan_cannot_carry_out_is_refused_by_name_before_any_artifact_is_looked_for():
     from steerguard.errors import UnsupportedPlanError
     from steerguard.policy.load import parse_policy
 
@@ -207,15 +207,17 @@ kind: GuidancePolicy
 metadata: {name: search, version: 1.0.0, description: for tests, owner: tests}
 target: {modalities: [text]}
 guidance:
-  - {id: search, method: inference_guard, critic: harm-cost@^1}
+  - {id: search, method: inference_guard, critic: no-such-family@^1}
+  - {id: steer, method: inferaligner, artifact: no-such-family@^1}
 rules:
   - {id: r, when: {always: true}, then: {action: guide, use: [search]}}
 default: {action: allow}
+budget: {on_exceeded: fallback, fallback: [steer]}
 refusal: {template: "No."}
 """,
         file="search.yaml",
     )
-    with pytest.raises(UnsupportedPlanError, match="inference_guard"):
+    with pytest.raises(UnsupportedPlanError, match="`steer`"):
         steerguard.wrap(
             shared_model(), document, tokenizer=tokenizer(), registry=registry_for(shared_model()), audit=memory_log()
         )

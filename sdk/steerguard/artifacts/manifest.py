@@ -56,6 +56,11 @@ KNOWN_FEATURES: frozenset[str] = frozenset(
         "hook.resid_pre",
         "hook.resid_post",
         "calibration.split_conformal",
+        "cost.response_states",
+        "cost.sequence_classifier",
+        "cost.guardian_logits",
+        "cost.embedding_head",
+        "critic.safety_value",
     }
 )
 """What this version of the SDK can do for an artifact that requires it."""

@@ -32,6 +32,7 @@ from steerguard.audit.fields import (
     RecordedDose,
     RecordedError,
     RecordedReading,
+    RecordedSearch,
     RecordedUsage,
     Stage,
     Timestamp,
@@ -158,6 +159,8 @@ class GuardDecision(EventBody):
     template_cut: bool
     content: RecordedContent
     err: RecordedError | None
+    search: RecordedSearch | None = None
+    """Null where no search was asked for, and in records of versions that had none."""
 
 
 class GuardBypass(EventBody):

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from steerguard.decision import SearchOutcome
 from steerguard.errors import AuditError
 
 LABEL_LENGTH = 256
@@ -41,6 +42,7 @@ Date = Annotated[str, Field(pattern=r"^[0-9]{4}-[01][0-9]-[0-3][0-9]$")]
 
 ContentMode = Literal["none", "hmac"]
 Mode = Literal["enforce", "monitor", "off"]
+BudgetOutcome = Literal["within", "fallback", "exceeded"]
 Stage = Literal["load", "prompt", "detect", "guide", "generate", "audit"]
 
 
@@ -144,6 +146,27 @@ class RecordedDose(Part):
     expected_positions: Count
 
 
+class RecordedSearch(Part):
+    """What a search did for one row; counts and costs, never candidates."""
+
+    step: Identifier
+    method: Identifier
+    outcome: SearchOutcome
+    cost: Number | None
+    """What the returned answer costs; null where nothing was found."""
+    cost_budget: Number
+    cost_budget_fpr: Number | None
+    plain_cost: Number | None
+    """What the answer without a search costs; null where none was written, or nothing of it could be judged."""
+    kept_tokens: Count
+    candidates: Count
+    candidates_drawn: Count
+    retries: Count
+    halvings: Count
+    forward_tokens: Count
+    late_ms: Count
+
+
 class RecordedUsage(Part):
     """Forward tokens of one row, padding not counted."""
 
@@ -155,7 +178,7 @@ class RecordedUsage(Part):
 class RecordedBudget(Part):
     """How the row stood against the policy's budget."""
 
-    outcome: Literal["within", "fallback", "exceeded"]
+    outcome: BudgetOutcome
     max_extra_forward_tokens: Count | None
 
 

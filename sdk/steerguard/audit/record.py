@@ -18,6 +18,7 @@ from steerguard.audit.fields import (
     RecordedDose,
     RecordedError,
     RecordedReading,
+    RecordedSearch,
     RecordedThreshold,
     RecordedUsage,
     escaped,
@@ -25,7 +26,7 @@ from steerguard.audit.fields import (
 )
 from steerguard.audit.keys import ContentKey
 from steerguard.audit.pipeline import refused_fields
-from steerguard.decision import Decision, Dose, Reading, Threshold
+from steerguard.decision import Decision, Dose, Reading, SearchReport, Threshold
 from steerguard.errors import AuditError
 from steerguard.models.facts import ModelFacts
 
@@ -83,6 +84,7 @@ def decision_event(
             template_cut=decision.template_cut,
             content=content,
             err=err,
+            search=None if decision.search is None else _search(decision.search),
         )
     except ValidationError as error:
         raise refused_fields(error, where=GuardDecision.event_type) from None
@@ -180,6 +182,25 @@ def _threshold(threshold: Threshold) -> RecordedThreshold:
         value=decimal(threshold.value),
         fpr=threshold.fpr,
         place=threshold.place,
+    )
+
+
+def _search(search: SearchReport) -> RecordedSearch:
+    return RecordedSearch(
+        step=search.step,
+        method=search.method,
+        outcome=search.outcome,
+        cost=None if search.cost is None else decimal(search.cost),
+        cost_budget=decimal(search.cost_budget),
+        cost_budget_fpr=search.cost_budget_fpr,
+        plain_cost=None if search.plain_cost is None else decimal(search.plain_cost),
+        kept_tokens=search.kept_tokens,
+        candidates=search.candidates,
+        candidates_drawn=search.candidates_drawn,
+        retries=search.retries,
+        halvings=search.halvings,
+        forward_tokens=search.forward_tokens,
+        late_ms=search.late_ms,
     )
 
 

@@ -14,10 +14,14 @@ from steerguard.build.answer_artifact import build_answer_probe
 from steerguard.build.card import render_card
 from steerguard.build.condition_artifact import build_condition
 from steerguard.build.contrast import load_contrast
+from steerguard.build.cost_artifact import build_cost_model
+from steerguard.build.critic_artifact import build_critic
 from steerguard.build.fitted_refusal import build_fitted_refusal
 from steerguard.build.parts import ArtifactParts
 from steerguard.build.probe_artifact import build_probe
 from steerguard.build.recipe import Recipe
+from steerguard.build.recipe_cost import CostModelRecipe
+from steerguard.build.recipe_critic import CriticRecipe
 from steerguard.build.recipe_probe import AnswerProbeRecipe, ConditionRecipe, ProbeRecipe
 from steerguard.build.recipe_refusal_direction import RefusalDirectionRecipe
 from steerguard.build.recipe_vectors import FittedRefusalRecipe, SteeringVectorsRecipe
@@ -50,6 +54,7 @@ def build_artifact(
     *,
     out: Path,
     cache: Path | None = None,
+    data_folder: Path | None = None,
     effect: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> BuiltArtifact:
@@ -63,6 +68,7 @@ def build_artifact(
         tokenizer: its tokenizer, with a chat template.
         out: a folder that does not exist yet.
         cache: folder for step results; None keeps none.
+        data_folder: folder of the files that a recipe names beside the project's own; None where it names none.
         effect: figures measured through the guarded model, for card and `benchmarks.json`.
         progress: told about steps; silent when None.
 
@@ -83,6 +89,7 @@ def build_artifact(
         cache=StepCache(cache),
         progress=progress or SilentProgress(),
         model_digest=weights_digest(target),
+        data_folder=data_folder,
     )
     parts = _built(context)
     directions = fingerprints_of(context)
@@ -120,6 +127,10 @@ def _built(context: BuildContext) -> ArtifactParts:
             return build_answer_probe(context, artifact)
         case ConditionRecipe():
             return build_condition(context, artifact)
+        case CostModelRecipe():
+            return build_cost_model(context, artifact)
+        case CriticRecipe():
+            return build_critic(context, artifact)
 
 
 def _check_blocks(recipe: Recipe, facts: ModelFacts) -> None:

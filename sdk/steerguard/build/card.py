@@ -11,7 +11,7 @@ from typing import Any
 from steerguard.build.parts import ArtifactParts, ComparedSettings
 from steerguard.build.recipe import RecipeDocument
 
-_TAGS = {"steering_vectors": "steering-vector", "probe": "probe"}
+_TAGS = {"steering_vectors": "steering-vector", "probe": "probe", "cost_model": "cost-model", "critic": "critic"}
 
 
 def render_card(document: RecipeDocument, parts: ArtifactParts, effect: Mapping[str, Any] | None) -> str:

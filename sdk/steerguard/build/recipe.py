@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from steerguard.artifacts.probe_params import READS_ANSWERS
+from steerguard.build.recipe_cost import CostModelRecipe
+from steerguard.build.recipe_critic import CriticRecipe
 from steerguard.build.recipe_part import BlockIndex, FloatDtype, Name, RecipePart, ascending
 from steerguard.build.recipe_probe import AnswerProbeRecipe, ConditionRecipe, ProbeRecipe
 from steerguard.build.recipe_refusal_direction import RefusalDirectionRecipe
@@ -68,6 +70,14 @@ class FingerprintSettings(RecipePart):
     """Accepted distance, decimal string."""
 
 
+_FIRST_METHODS = {
+    "steering_vectors": "inferaligner",
+    "probe": "linear_probe",
+    "cost_model": "response_states",
+    "critic": "safety_value",
+}
+
+
 def _artifact_kind(value: Any) -> Any:
     """Return the tag of the artifact part: its method, left out the first that there was for the type.
 
@@ -75,7 +85,7 @@ def _artifact_kind(value: Any) -> Any:
     """
     get = value.get if isinstance(value, dict) else lambda name, default=None: getattr(value, name, default)
     kind = get("type")
-    first = {"steering_vectors": "inferaligner", "probe": "linear_probe"}.get(kind) if isinstance(kind, str) else None
+    first = _FIRST_METHODS.get(kind) if isinstance(kind, str) else None
     method = kind if first is None else get("method", first)
     return "answer_probe" if method == "linear_probe" and get("read") == READS_ANSWERS else method
 
@@ -87,6 +97,8 @@ ArtifactRecipe = (
     | ProbeRecipe
     | AnswerProbeRecipe
     | ConditionRecipe
+    | CostModelRecipe
+    | CriticRecipe
 )
 _Artifact = Annotated[
     Annotated[SteeringVectorsRecipe, Tag("inferaligner")]
@@ -94,7 +106,9 @@ _Artifact = Annotated[
     | Annotated[RefusalDirectionRecipe, Tag("refusal_direction")]
     | Annotated[ProbeRecipe, Tag("linear_probe")]
     | Annotated[AnswerProbeRecipe, Tag("answer_probe")]
-    | Annotated[ConditionRecipe, Tag("cosine")],
+    | Annotated[ConditionRecipe, Tag("cosine")]
+    | Annotated[CostModelRecipe, Tag("response_states")]
+    | Annotated[CriticRecipe, Tag("safety_value")],
     Discriminator(_artifact_kind),
 ]
 # The tags of unions stand in pydantic's locations between the field and its parts.
@@ -105,6 +119,8 @@ _TAGS = {
     "linear_probe",
     "answer_probe",
     "cosine",
+    "response_states",
+    "safety_value",
     "fine_tuned",
     "system_prompt",
     "existing",

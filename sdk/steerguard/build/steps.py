@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -49,6 +50,8 @@ class BuildContext:
     cache: StepCache
     progress: Progress
     model_digest: str
+    data_folder: Path | None = None
+    """Where files lie that are not part of the project; None where the build was given none."""
 
     def identity(self) -> dict[str, Any]:
         """Return what every cached step depends on: the weights, the tokenizer, the template and the kind of device.

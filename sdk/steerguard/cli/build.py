@@ -25,6 +25,9 @@ _Out = Annotated[Path, typer.Option("--out", help="Folder to write the artifact 
 _Registry = Annotated[Path | None, typer.Option("--registry", help="Local registry to add the artifact to.")]
 _Figures = Annotated[Path | None, typer.Option("--figures", help="Figures that benchmarks/effect.py wrote.")]
 _Cache = Annotated[Path | None, typer.Option("--cache", help="Folder for step results (default: the user cache).")]
+_Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the data files that a recipe of a cost model names.")
+]
 
 _Variant = Annotated[
     str | None, typer.Option("--variant", help="Name of the artifact's variant, for a model of yours.")
@@ -45,6 +48,7 @@ def build(
     registry: _Registry = None,
     figures: _Figures = None,
     cache: _Cache = None,
+    data: _Data = None,
     variant: _Variant = None,
     scale_blocks: _Scale = False,
     base_repo: _Repo = None,
@@ -99,6 +103,7 @@ def build(
                 tokenizer,
                 out=out,
                 cache=cache or platformdirs.user_cache_path("steerguard") / "build",
+                data_folder=data,
                 effect=effect,
                 progress=_Bars(bars),
             )

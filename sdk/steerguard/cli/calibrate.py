@@ -104,7 +104,7 @@ def _calibrate(
     from steerguard.plan.resolve import resolve_reference
 
     loaded, tokenizer = load_named_model(model, weights)
-    found = resolve_reference(reference, "probe", inspect_model(loaded, tokenizer), store)
+    found = resolve_reference(reference, ("probe",), inspect_model(loaded, tokenizer), store)
     files = dict(found.store.read(found.pin))
     artifact = verify_artifact(files, found.pin.digest, where=found.pin.reference)
     conversations = [conversation for one in sets for conversation in one.conversations]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -142,6 +144,18 @@ def _judge(path: Path | None, harmless: Path | None) -> Judge | None:
 
 
 def _run(inputs: EvaluationInputs, model: str, dtype: str, out: Path, *, report: bool) -> Evaluation:
+    with progress_bar() as told:
+        told.note("loading the model")
+        from steerguard.evaluate.run import evaluate as run_evaluation
+        from steerguard.models.loading import load_named_model
+
+        loaded, tokenizer = load_named_model(model, dtype)
+        return run_evaluation(loaded, tokenizer, inputs, out, report=report, progress=told)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Bar]:
+    """Show one bar inside the block, on the error stream: standard output holds the result and nothing else."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -152,7 +166,6 @@ def _run(inputs: EvaluationInputs, model: str, dtype: str, out: Path, *, report:
         TimeRemainingColumn,
     )
 
-    # On the error stream, so that standard output holds the result and nothing else.
     bars = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -163,16 +176,10 @@ def _run(inputs: EvaluationInputs, model: str, dtype: str, out: Path, *, report:
         transient=True,
     )
     with bars:
-        told = _Bar(bars)
-        told.note("loading the model")
-        from steerguard.evaluate.run import evaluate as run_evaluation
-        from steerguard.models.loading import load_named_model
-
-        loaded, tokenizer = load_named_model(model, dtype)
-        return run_evaluation(loaded, tokenizer, inputs, out, report=report, progress=told)
+        yield Bar(bars)
 
 
-class _Bar:
+class Bar:
     """Shows an evaluation as one bar; the time left counts token positions."""
 
     def __init__(self, bars: Bars) -> None:

@@ -16,6 +16,7 @@ GROUPS = {
     "build": "Build an artifact from a recipe.",
     "calibrate": "Make thresholds for a probe from your own benign prompts.",
     "evaluate": "Measure policies on prompt files, against the model without guidance.",
+    "certify": "Bound how often a judge calls answers under a policy harmful.",
     "demo": "Compare guided and unguided answers of a small real model.",
 }
 """Command, and what it does; module `steerguard.cli.<command>` has it as `app`, or as a function of that name."""

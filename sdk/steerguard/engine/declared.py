@@ -99,7 +99,8 @@ def check_watches(steps: Sequence[PlannedStep], watches: Sequence[AnswerWatch]) 
         if watch.step not in known:
             expected = f"one of {', '.join(sorted(known)) or 'no entries'}"
             raise _other(watch.step, "the entry", expected=expected, found=watch.step, where="an answer watch")
-    for step in steps:
+    # What searches read is checked where they are bound.
+    for step in (step for step in steps if step.search is None):
         bound = [watch for watch in watches if watch.step == step.id]
         parts = [pair for watch in bound for pair in zip(watch.probe.blocks, watch.probe.over, strict=True)]
         blocks = sorted({block for block, over in parts if over == "end"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,14 +16,15 @@ from steerguard.errors import GuidanceDidNotFireError, UnsupportedGenerationErro
 from steerguard.policy.rules import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from steerguard.decision import Dose
-    from steerguard.engine.loop import Engine, GuidedLoop
+    from steerguard.decision import Dose, SearchReport
+    from steerguard.engine.loop import Engine, GuidedLoop, LoopSettings
     from steerguard.engine.outcome import RowVerdict
     from steerguard.engine.request import GuidedRequest
+    from steerguard.engine.searching import RowSearch
 
 STEP_RECORDS = ("scores", "logits", "attentions", "hidden_states", "sequences_scores")
 """What a dictionary output holds of the steps; none of it fits a sequence that was replaced."""
@@ -50,7 +52,12 @@ class GuidedResult:
 
 
 def finish(
-    engine: Engine, run: GuidedLoop, output: Any, prompts: Sequence[tuple[int, ...]], request_id: str
+    engine: Engine,
+    run: GuidedLoop,
+    output: Any,
+    prompts: Sequence[tuple[int, ...]],
+    request_id: str,
+    searched: Mapping[int, RowSearch] = MappingProxyType({}),
 ) -> GuidedResult:
     """Return what a finished loop came to.
 
@@ -60,6 +67,7 @@ def finish(
         output: what transformers' loop returned.
         prompts: token ids of every row of the loop, padding left out.
         request_id: id of the request in reports and records.
+        searched: what searches came to, by row of the loop.
 
     Raises:
         GuidanceDidNotFireError: the loop and the hooks tell different stories.
@@ -69,29 +77,46 @@ def finish(
     sequences = output if isinstance(output, torch.Tensor) else output.sequences
     attention = run.request.prompt_mask.long().tolist()
     changeable = changeable_columns(engine.program, attention, prompts, engine.modality_ids)
-    all_doses = doses(run.request, run.verdicts, attention, _fed_back(run, sequences), changeable)
-    verdicts = _refuse_broken(run)
+    exchanged = {row: search.tokens for row, search in searched.items() if search.tokens is not None}
+    all_doses = doses(
+        run.request,
+        run.verdicts,
+        attention,
+        _fed_back(run, sequences),
+        changeable,
+        # Of an answer that is returned, all but the last token went through the model.
+        searched={row: max(len(tokens) - 1, 0) for row, tokens in exchanged.items()},
+    )
+    verdicts = _refuse_unfound(_refuse_broken(run), searched)
     if run.reads is not None:
         all_doses = run.reads.doses(all_doses, _fed_back(run, sequences))
         verdicts = run.reads.verdicts(verdicts)
     rows = returned_rows(run)
     fitted = fitted_template(engine, run)
     refused = {index: fitted.ids for index, row in enumerate(rows) if verdicts[row].applied == "refuse"}
-    if refused:
+    replaced = {index: exchanged[row] for index, row in enumerate(rows) if row in exchanged} | refused
+    if replaced:
         _require_no_step_records(output)
-        sequences = replace_rows(sequences, prompt_width=settings.prompt_width, rows=refused, pad=settings.pad)
-    answers = tuple(
-        refused[index] if index in refused else _answer(ids, settings.end_ids, settings.pad)
-        for index, ids in enumerate(sequences[:, settings.prompt_width :].tolist())
-    )
+        sequences = replace_rows(sequences, prompt_width=settings.prompt_width, rows=replaced, pad=settings.pad)
+    own = generated_ids(sequences, settings)
+    answers = tuple(replaced.get(index, ids) for index, ids in enumerate(own))
     decisions = tuple(
         sequence_decision(
-            engine, run, request_id, index, verdicts[row], all_doses[row], len(prompts[row]), answers[index], fitted
+            engine,
+            run,
+            request_id,
+            index,
+            verdicts[row],
+            all_doses[row],
+            len(prompts[row]),
+            answers[index],
+            fitted,
+            searched[row].report if row in searched else None,
         )
         for index, row in enumerate(rows)
     )
     return GuidedResult(
-        output=_replaced(output, sequences, refused=bool(refused)),
+        output=_replaced(output, sequences, refused=bool(replaced)),
         decisions=decisions,
         prompts=tuple(prompts[row] for row in rows),
         answers=answers,
@@ -123,6 +148,7 @@ def sequence_decision(
     prompt_tokens: int,
     answer: tuple[int, ...],
     fitted: FittedTemplate,
+    search: SearchReport | None = None,
 ) -> Decision:
     """Return the account of one returned sequence.
 
@@ -135,6 +161,7 @@ def sequence_decision(
     if settings.beams and not refused and answer:
         generated = _share(settings.copies * run.passes, settings.answers, index)
     extra = engine.program.plan.cost.extra_forward_tokens(prompt_tokens, extra_passes=run.request.extra_passes)
+    extra_searched = 0 if search is None else search.forward_tokens
     return decision(
         run.request,
         request_id=request_id,
@@ -146,8 +173,9 @@ def sequence_decision(
             prompt_tokens=prompt_tokens,
             cached_tokens=_cached(run.request, index // settings.answers * settings.copies),
             generated_tokens=generated,
-            extra_forward_tokens=_share(settings.copies * extra, settings.answers, index),
+            extra_forward_tokens=_share(settings.copies * extra, settings.answers, index) + extra_searched,
         ),
+        search=search,
         template_cut=refused and fitted.cut,
     )
 
@@ -195,12 +223,34 @@ def _refuse_broken(run: GuidedLoop) -> tuple[RowVerdict, ...]:
     )
 
 
+def _refuse_unfound(verdicts: tuple[RowVerdict, ...], searched: Mapping[int, RowSearch]) -> tuple[RowVerdict, ...]:
+    """Turn rows for which a search found nothing into refusals."""
+    found = list(verdicts)
+    for row, search in searched.items():
+        if search.refused_because is not None:
+            verdict = found[row].verdict
+            refusal = Verdict(rules=verdict.rules, action="refuse", use=(), cause=search.refused_because)
+            found[row] = replace(found[row], applied="refuse", verdict=refusal)
+    return tuple(found)
+
+
+def generated_ids(sequences: Tensor, settings: LoopSettings) -> list[tuple[int, ...]]:
+    """Return the generated ids of each sequence up to its end, without padding.
+
+    Args:
+        sequences: int64 `[sequences, width]`, prompts included.
+        settings: what the loop was asked for.
+    """
+    generated = sequences[:, settings.prompt_width :].tolist()
+    return [_answer(ids, settings.end_ids, settings.pad) for ids in generated]
+
+
 def _require_no_step_records(output: Any) -> None:
     found = [] if isinstance(output, torch.Tensor) else [name for name in STEP_RECORDS if output.get(name) is not None]
     if found:
         raise UnsupportedGenerationError(
-            "A row was refused, and what the model computed for it must not be returned.",
-            expected="sequences only, in a batch with refused rows",
+            "An answer was refused or exchanged, and what the model computed for it must not be returned.",
+            expected="sequences only, in a batch with such rows",
             found=", ".join(f"`{name}`" for name in found),
             where="generate",
             next_step="Ask again without these outputs, or leave the refused prompts out.",

@@ -21,7 +21,7 @@ from steerguard.engine.rolling import RollingReads
 from steerguard.engine.schedules import changes_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from torch import Tensor
     from transformers import LogitsProcessor, StoppingCriteria
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from steerguard.engine.program import Program
     from steerguard.engine.refusal import RefusalTemplate
     from steerguard.engine.request import GuidedRequest
+    from steerguard.engine.search_rows import SearchRows
     from steerguard.guidance.intervention import Intervention
     from steerguard.models.chat import GenerationPrompt
     from steerguard.plan.plan import Mode
@@ -50,6 +51,10 @@ class Engine:
     """Ids that stand for images and sounds in `input_ids`; prompt means leave them out."""
     compiled: CompiledExecutor | None = None
     """What runs decode steps of a model that the app compiles; None where they run as hooks of the request."""
+    text: Callable[[Sequence[int]], str]
+    """Turns token ids into text, without special tokens."""
+    user_text: Callable[[Sequence[int]], str]
+    """Turns the token ids of a prompt into the text of its last user turn."""
     caches: OwnCaches = field(default_factory=OwnCaches)
     """The caches that outlive a call; per-request policies share them."""
 
@@ -106,6 +111,7 @@ class GuidedLoop:
         request: the request that it runs.
         settings: what the loop was asked for.
         on_verdicts: called once the verdicts are taken, before any token is chosen.
+        searches: what the run does for its searches; None where the plan has none, or nothing is enforced.
     """
 
     def __init__(
@@ -114,6 +120,7 @@ class GuidedLoop:
         request: GuidedRequest,
         settings: LoopSettings,
         on_verdicts: Callable[[GuidedLoop], None] | None = None,
+        searches: SearchRows | None = None,
     ) -> None:
         self._engine = engine
         self._on_verdicts = on_verdicts
@@ -129,6 +136,7 @@ class GuidedLoop:
         self._watch: Tensor | None = None
         self._opened: Tensor | None = None
         self._ends: dict[Place, int] = {}
+        self.searches = searches
         self._compiled: CompiledExecutor | None = None
         """Set while the tensors of compiled decode steps hold what this request does."""
         self.reads: RollingReads | None = None
@@ -162,6 +170,8 @@ class GuidedLoop:
             self._compiled.end()
         if self.reads is not None:
             self.reads.stop()
+        if self.searches is not None:
+            self.searches.stop()
         self._recorded.restore()
 
     def _install(self, hooks: dict[Place, Hook]) -> None:
@@ -174,11 +184,13 @@ class GuidedLoop:
         """Freeze the verdicts after the prefill; afterwards watch open rows."""
         self.passes += 1
         if not self.verdicts:
-            self._freeze(scores.device)
+            self._freeze(scores)
         elif self._ends:
             self._release()
         elif self._compiled is not None:
             self._compiled.advance(self.passes - 1)
+        if self.searches is not None and self.passes > 1:
+            self.searches.after_pass(self.passes - 1)
         if self.reads is not None and self.reads.after_pass(self.passes - 1):
             self._stop_rows(self.reads.stopped)
         if self._watch is not None:
@@ -192,10 +204,17 @@ class GuidedLoop:
             scores = _silenced(scores, self._discarded)
         return scores
 
-    def _freeze(self, device: torch.device) -> None:
+    def _freeze(self, scores: Tensor) -> None:
+        device = scores.device
         self.verdicts = read_verdicts(self.request, self._engine.mode)
         refused = [verdict.applied == "refuse" for verdict in self.verdicts]
         self._refused = torch.tensor(refused, device=device)
+        if self.searches is not None:
+            self.searches.begin(self.verdicts, scores)
+            if self.searches.always is not None:
+                # The loop writes nothing for them, as for refused rows.
+                self._refused = self._refused | self.searches.always
+                refused = self._refused.tolist()
         self._discarded = self._refused if any(refused) else None
         opened = {item for verdict in self.verdicts for item in verdict.open}
         self._prepare_decode(opened, over=all(refused))
@@ -300,6 +319,8 @@ class GuidedLoop:
         over = done if refused is None else done | self._spread(refused, done.shape[0]).to(done.device)
         if self.reads is not None and not self.settings.beams:
             self.reads.ended(over)
+        if self.searches is not None:
+            self.searches.ended(over)
         return over
 
     def _spread(self, rows: Tensor, count: int) -> Tensor:
@@ -308,6 +329,11 @@ class GuidedLoop:
             return rows
         prompts = rows.shape[0] // self.settings.copies
         return rows[:: self.settings.copies, None].expand(prompts, count // prompts).reshape(-1)
+
+    @property
+    def engine(self) -> Engine:
+        """The bound engine."""
+        return self._engine
 
     @property
     def steered(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from steerguard.decision import Action
+    from steerguard.decision import Action, SearchReport
     from steerguard.engine.request import GuidedRequest
     from steerguard.guidance.intervention import Intervention
     from steerguard.plan.plan import Mode, Plan
@@ -194,6 +196,7 @@ def doses(
     attention: Sequence[list[int]],
     fed_back: int,
     changeable: Sequence[list[int]],
+    searched: Mapping[int, int] = MappingProxyType({}),
 ) -> tuple[tuple[Dose, ...], ...]:
     """Count what was changed in each row and prove that it is what the plan asked for.
 
@@ -205,6 +208,8 @@ def doses(
         attention: 1 or 0 per prompt column, per row.
         fed_back: generated tokens of each row that went through the model.
         changeable: 1 or 0 per prompt column, per row: what an entry may change that leaves modality tokens out.
+        searched: by row whose answer a search exchanged, how many of its tokens went through the model; whoever drew
+            them has counted every pass.
 
     Raises:
         GuidanceDidNotFireError: a count differs.
@@ -218,7 +223,7 @@ def doses(
         for item, counted in request.changed.items()
     }
     return tuple(
-        _row_doses(request, row, verdict, changed, attention[row], fed_back, changeable[row])
+        _row_doses(request, row, verdict, changed, attention[row], fed_back, changeable[row], searched.get(row))
         for row, verdict in enumerate(verdicts)
     )
 
@@ -242,17 +247,23 @@ def _row_doses(
     attention: list[int],
     fed_back: int,
     changeable: list[int],
+    searched: int | None,
 ) -> tuple[Dose, ...]:
     steps: dict[str, list[tuple[Intervention, int, int]]] = {}
     for item in verdict.open:
         found = changed[item][row]
-        wanted = expected_positions(
+        expected = partial(
+            expected_positions,
             item.schedule,
             attention=attention,
             end=request.columns[row],
-            fed_back=fed_back,
             changeable=changeable if item.modality_tokens == "exclude" else attention,
         )
+        wanted = expected(fed_back=fed_back)
+        if searched is not None:
+            # The loop's own steps are exchanged for those of the search.
+            other = expected(fed_back=searched)
+            found, wanted = found + other - wanted, other
         steps.setdefault(item.step, []).append((item, found, wanted))
     result: list[Dose] = []
     for planned in request.program.plan.steps:
@@ -294,6 +305,7 @@ def decision(
     verdict: RowVerdict,
     row_doses: tuple[Dose, ...],
     usage: Usage,
+    search: SearchReport | None = None,
     template_cut: bool,
 ) -> Decision:
     """Return the complete account of one row."""
@@ -308,5 +320,6 @@ def decision(
         applied=verdict.applied,
         doses=row_doses,
         usage=usage,
+        search=search,
         template_cut=template_cut,
     )

@@ -19,6 +19,8 @@ from transformers import DynamicCache
 
 from steerguard.engine.active import activity
 from steerguard.engine.arguments import unsupported
+from steerguard.engine.loop_inputs import CACHES, LOOP_ARGUMENTS
+from steerguard.engine.relatives import sibling_of
 from steerguard.engine.schedules import first_changed
 from steerguard.guidance.intervention import Intervention, LinearGate
 
@@ -31,13 +33,6 @@ if TYPE_CHECKING:
     from steerguard.engine.request import GuidedRequest
 
     Forward = Callable[[int | None], object]
-
-LOOP_ARGUMENTS = ("synced_gpus", "streamer")
-"""What a decoding loop is given beside the inputs of the model."""
-
-CACHES = ("past_key_values", "cache_params")
-"""What model classes call their cache, which a pass before the prefill must not write to; models without attention have
-the second."""
 
 
 def probe(engine: Engine, request: GuidedRequest, forward: Forward) -> None:
@@ -128,7 +123,7 @@ def _passed(
     engine: Engine, request: GuidedRequest, forward: Forward, *, steers: bool, chunk: int | None
 ) -> GuidedRequest:
     """Return a request over the same rows that has seen their prompts."""
-    made = request.sibling(steers=steers, chunk=chunk)
+    made = sibling_of(request, steers=steers, chunk=chunk)
     hooks = engine.hooks.install(made.prefill_hooks())
     try:
         with activity(made), torch.no_grad():

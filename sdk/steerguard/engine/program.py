@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from steerguard.engine.hooks import Place
     from steerguard.guidance.answer_watch import AnswerWatch
     from steerguard.guidance.intervention import Intervention
+    from steerguard.guidance.search.search_guidance import SearchGuidance
     from steerguard.plan.plan import Plan
 
 
@@ -46,6 +47,7 @@ class Program:
     rules: DeviceRules
     blocks: dict[int, BlockProgram]
     watches: tuple[AnswerWatch, ...] = ()
+    searches: tuple[SearchGuidance, ...] = ()
 
     @property
     def read_blocks(self) -> tuple[int, ...]:

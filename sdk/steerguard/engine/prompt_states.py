@@ -15,7 +15,7 @@ from steerguard.errors import GuidanceDidNotFireError
 from steerguard.models.prompt_mean import prompt_sum
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Hashable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -93,4 +93,15 @@ def unexpected_width(place: Place, expected: int, found: int) -> GuidanceDidNotF
         found=f"{found} positions",
         where=f"decoder block {block_of(place)}",
         next_step="Generate without changing the batch or the prompt between passes.",
+    )
+
+
+def incomplete(missing: Sequence[str]) -> GuidanceDidNotFireError:
+    """Return the error for a prefill that did not pass every place that it must."""
+    return GuidanceDidNotFireError(
+        "The prefill did not pass every hook of the plan.",
+        expected="each detector reads all its parts, and each intervention takes its gate, once",
+        found=f"incomplete: {', '.join(missing)}",
+        where="prefill",
+        next_step="Look for code that removes hooks or compiles decoder blocks, then unwrap and wrap again.",
     )

@@ -23,7 +23,7 @@ from steerguard.engine.copies import any_copy, every_copy
 from steerguard.engine.decoding import DecodeHooks, decode_hooks
 from steerguard.engine.hooks import BlockInput, entering_hook, named, passing_order, reading_hook
 from steerguard.engine.program import place_of
-from steerguard.engine.prompt_states import PromptStates, unexpected_width
+from steerguard.engine.prompt_states import PromptStates, incomplete, unexpected_width
 from steerguard.engine.schedules import changes_answer
 from steerguard.errors import GuidanceDidNotFireError
 from steerguard.guidance.intervention import Intervention, LinearGate
@@ -122,7 +122,7 @@ class GuidedRequest:
         """Empty tensors with the device, type and width of the hidden states at each changed place."""
         self._ends = torch.tensor(self.columns, device=prompt_mask.device)
         in_mean = prompt_mean_mask(prompt_mask, self._ends) if program.reads_prompt_mean else prompt_mask
-        self._texts = texts
+        self.texts = texts
         self.mean_mask = in_mean = in_mean if texts is None else in_mean & texts
         """bool `[rows, prompt width]`: the columns that prompt means are over."""
         self.prompt_states = PromptStates(self._ends, in_mean)
@@ -130,6 +130,11 @@ class GuidedRequest:
         self._eligible = torch.tensor([seen and within_budget for seen in self.recognised], device=prompt_mask.device)
         if not program.probes:
             self._decide()
+
+    @property
+    def verdict_known(self) -> bool:
+        """Whether the verdict was taken over, before or behind the prefill of another request."""
+        return self._verdict_known
 
     @property
     def permits_forward(self) -> bool:
@@ -238,31 +243,13 @@ class GuidedRequest:
         """
         missing = self.unread()
         if missing:
-            raise GuidanceDidNotFireError(
-                "The prefill did not pass every hook of the plan.",
-                expected="each detector reads all its parts, and each intervention takes its gate, once",
-                found=f"incomplete: {', '.join(missing)}",
-                where="prefill",
-                next_step="Look for code that removes hooks or compiles decoder blocks, then unwrap and wrap again.",
-            )
+            raise incomplete(missing)
 
-    def sibling(self, *, steers: bool, chunk: int | None) -> GuidedRequest:
-        """Return a fresh request over the same rows, for a pass before the prefill."""
-        made = GuidedRequest(
-            owner=self.owner,
-            program=self.program,
-            prompt_mask=self.prompt_mask,
-            ends=[end if seen else None for end, seen in zip(self.columns, self.recognised, strict=True)],
-            steers=steers,
-            cached=True,
-            copies=self.copies,
-            chunk=chunk,
-            texts=self._texts,
-        )
-        made.limit(self.within_budget)
-        if self._verdict_known:
-            made.adopt_verdict(self)
-        return made
+    def adopt_rows(self, other: GuidedRequest, rows: Tensor) -> None:
+        """Take over what another request decided about some of its rows, int64 `[rows]`, which are now its own."""
+        self.open = {step: found[rows.to(found.device)] for step, found in other.open.items()}
+        self.gates = {item: found[rows.to(found.device)] for item, found in other.gates.items()}
+        self._outputs, self._verdict_known = other._outputs, True
 
     def limit(self, within_budget: Sequence[bool]) -> None:
         """Close the gates of rows that would exceed the budget; before anything was read."""

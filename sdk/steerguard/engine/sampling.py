@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +11,21 @@ import torch
 from steerguard.engine.active import activity
 from steerguard.engine.arguments import CACHE, unsupported
 from steerguard.engine.cache_kinds import unknown_kind
-from steerguard.engine.finish import GuidedResult, finish, fitted_template, returned_rows, sequence_decision
+from steerguard.engine.finish import (
+    GuidedResult,
+    finish,
+    fitted_template,
+    generated_ids,
+    returned_rows,
+    sequence_decision,
+)
 from steerguard.engine.loop import Engine, GuidedLoop, LoopSettings
 from steerguard.engine.modality_columns import text_columns
 from steerguard.engine.own_caches import columns_of
 from steerguard.engine.probing import chunk_of, prefill_of, probe
 from steerguard.engine.request import GuidedRequest
+from steerguard.engine.search_rows import SearchRows, require_searchable
+from steerguard.engine.searching import Batch, search_rows
 from steerguard.engine.streaming import GuardedStreamer
 
 if TYPE_CHECKING:
@@ -92,7 +102,12 @@ def guided_sample(
         streamer.start(request, engine.program.plan.streaming, pad=settings.pad)
         on_verdicts = _release_of(streamer, engine, prompts, request_id, record)
     probe(engine, request, prefill_of(model, input_ids, generation_config, loop_arguments))
-    run = GuidedLoop(engine, request, settings, on_verdicts)
+    searches = None
+    asked = functools.cache(lambda row: engine.user_text(prompts[row]))
+    if engine.program.searches and engine.mode == "enforce":
+        require_searchable(settings)
+        searches = SearchRows(request, engine.hooks, loop_arguments, logits_processor, asked)
+    run = GuidedLoop(engine, request, settings, on_verdicts, searches)
     try:
         run.start()
         with activity(request):
@@ -107,11 +122,29 @@ def guided_sample(
     finally:
         run.stop()
     sequences = output if isinstance(output, torch.Tensor) else output.sequences
-    result = finish(engine, run, output, prompts, request_id)
+    found = {}
+    if searches is not None:
+        batch = Batch(
+            model=model,
+            run=run,
+            rows=searches,
+            prompt_ids=prompt_ids,
+            prompts=prompts,
+            loop_arguments=loop_arguments,
+            processors=logits_processor,
+            criteria=stopping_criteria,
+            asked=asked,
+            text=engine.text,
+        )
+        found = search_rows(batch, generated_ids(sequences, settings), run.broken_rows())
+    result = finish(engine, run, output, prompts, request_id, found)
     cache = turn.cache if turn.cache is not None else _returned(result.output, loop_arguments.get(CACHE))
     if not isinstance(result.output, torch.Tensor) and CACHE in result.output:
         result.output[CACHE] = cache
-    if cache is not None:
+    if cache is not None and any(search.report.outcome != "kept" for search in found.values()):
+        # What it holds is not what is returned.
+        turn.close(cache, None, refused=True)
+    elif cache is not None:
         _keep_cache(turn, cache, run, result, prompt_ids, sequences[:, settings.prompt_width :])
     return result
 

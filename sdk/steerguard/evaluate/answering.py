@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,18 +55,22 @@ class AnsweredBatch:
 
 
 class Answerer:
-    """A model that answers batches greedily.
+    """A model that answers batches.
 
     Args:
         model: plain or wrapped; the same object may be wrapped and unwrapped between batches.
         tokenizer: its tokenizer or processor.
         max_new_tokens: most new tokens per answer.
+        decoding: arguments of `generate` that say how tokens are chosen.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, max_new_tokens: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, max_new_tokens: int, decoding: Mapping[str, Any] | None = None
+    ) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._max_new_tokens = max_new_tokens
+        self._decoding = GREEDY if decoding is None else decoding
         settings = model.generation_config
         self._ends = _ids(settings.eos_token_id)
         self._pad = (*_ids(settings.pad_token_id), *self._ends, 0)[0]
@@ -102,7 +106,7 @@ class Answerer:
 
     def _generate(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         with torch.inference_mode():
-            output: torch.Tensor = self._model.generate(**batch, max_new_tokens=self._max_new_tokens, **GREEDY)
+            output: torch.Tensor = self._model.generate(**batch, max_new_tokens=self._max_new_tokens, **self._decoding)
         return output
 
     def _trimmed(self, ids: list[int]) -> tuple[int, ...]:

@@ -11,10 +11,10 @@ Term weighting: Salton and Buckley (1988). What it can and cannot tell apart is 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,18 @@ _FEWEST = 10
 _INVERSE_PENALTY = 10.0
 
 Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+class Classifier(Protocol):
+    """What a judge reads answers with."""
+
+    def scores(self, texts: Sequence[str]) -> Floats:
+        """Return the probability that each text is harmful, float64 `[texts]`, to six decimals."""
+
+
+Fit = Callable[[Sequence[str], Flags], Classifier]
+"""From texts and whether each is harmful to a classifier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +79,7 @@ class HarmJudge:
         quality: how it does out of fold.
     """
 
-    def __init__(self, classifier: _Classifier, identity: str, threshold: float, quality: JudgeQuality) -> None:
+    def __init__(self, classifier: Classifier, identity: str, threshold: float, quality: JudgeQuality) -> None:
         self._classifier = classifier
         self.identity = identity
         self.threshold = threshold
@@ -131,7 +143,13 @@ def train_judge(
 
 
 def train_judge_on(
-    labelled: LabelledAnswers, harmless: Sequence[str] = (), *, seed: int = 0, name: str = "labelled answers"
+    labelled: LabelledAnswers,
+    harmless: Sequence[str] = (),
+    *,
+    seed: int = 0,
+    name: str = "labelled answers",
+    features: str = NAME,
+    fit: Fit | None = None,
 ) -> HarmJudge:
     """Train a judge on rows that were read already; all of them are used.
 
@@ -140,16 +158,19 @@ def train_judge_on(
         harmless: further harmless answers.
         seed: decides the folds.
         name: what errors call the rows.
+        features: what the identity calls features and version.
+        fit: makes a classifier; None is the one that reads words.
 
     Raises:
         EvaluationError: there are too few rows, or scikit-learn is not installed.
     """
+    fitted = fit or WordClassifier
     rows = _Rows.of(_distinct(labelled), tuple(dict.fromkeys(harmless)), seed, name)
-    scores = rows.out_of_fold()
+    scores = rows.out_of_fold(fitted)
     threshold = _threshold(rows, scores)
-    trained = _Classifier(rows.texts, rows.harmful)
+    trained = fitted(rows.texts, rows.harmful)
     content = digest({"labelled": labelled.digest, "harmless": list(harmless), "seed": seed})
-    return HarmJudge(trained, f"{NAME} {content}", threshold, _quality(rows, scores, threshold))
+    return HarmJudge(trained, f"{features} {content}", threshold, _quality(rows, scores, threshold))
 
 
 def beginning(answer: str) -> str:
@@ -157,10 +178,10 @@ def beginning(answer: str) -> str:
     return " ".join(answer.split()[:BEGINNING_WORDS])[:BEGINNING_CHARACTERS]
 
 
-class _Classifier:
+class WordClassifier:
     """Sublinear TF-IDF of words and word pairs, then logistic regression with equal class weights."""
 
-    def __init__(self, texts: Sequence[str], harmful: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, texts: Sequence[str], harmful: Flags) -> None:
         try:
             from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - optional extra `eval`
             from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - optional extra `eval`
@@ -225,13 +246,13 @@ class _Rows:
                 )
         return rows
 
-    def out_of_fold(self) -> Floats:
+    def out_of_fold(self, fit: Fit) -> Floats:
         """Return the score of every text from a classifier that saw no answer to its question."""
         scores = np.zeros(len(self.texts))
         for number in range(_FOLDS):
             inside = self.fold == number
             if inside.any():
-                fitted = _Classifier(_at(self.texts, ~inside), self.harmful[~inside])
+                fitted = fit(_at(self.texts, ~inside), self.harmful[~inside])
                 scores[inside] = fitted.scores(_at(self.texts, inside))
         return scores
 

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from steerguard.artifacts.conformal import rate_upper_bound
 from steerguard.errors import EvaluationError
 
 # Two-sided 95 % quantile of the normal distribution.
@@ -51,6 +52,31 @@ class Proportion:
             "wilson_low": f"{low:.4f}",
             "wilson_high": f"{high:.4f}",
         }
+
+
+def clopper_pearson_upper(count: int, n: int, confidence: float) -> float:
+    """Return the one-sided upper bound of a rate by Clopper and Pearson (1934).
+
+    It is the largest rate at which so few outcomes, `count` or fewer of `n`, still have the probability
+    `1 - confidence`: the `confidence` quantile of Beta(count + 1, n - count). Whatever the true rate is, the bound lies
+    below it in at most a share `1 - confidence` of all samples of independent draws.
+
+    Args:
+        count: outcomes that were seen, 0 … n.
+        n: independent draws, at least 1.
+        confidence: between 0 and 1.
+
+    Raises:
+        EvaluationError: the count is no count out of n, or the confidence is not between 0 and 1.
+    """
+    if n < 1 or not 0 <= count <= n or not 0.0 < confidence < 1.0:
+        raise EvaluationError(
+            "A rate cannot be bounded from these numbers.",
+            expected="0 to n outcomes of n draws, n at least 1, and a confidence between 0 and 1",
+            found=f"{count} of {n}, confidence {confidence}",
+        )
+    # The rate of a calibration has the distribution Beta(n + 1 - k, k), which is this one at k = n - count.
+    return 1.0 if count == n else rate_upper_bound(n, n - count, confidence)
 
 
 def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:

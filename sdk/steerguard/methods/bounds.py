@@ -20,10 +20,10 @@ def decimal_text(number: float) -> str:
 
 
 class RawBound(Section):
-    """A bound on the score itself."""
+    """A bound on the score or cost itself."""
 
-    value: Annotated[float, Field(ge=-1e6, le=1e6, json_schema_extra={"x-unit": "the detector's own score"})]
-    """The score that is compared with, in the detector's own unit; it changes meaning with the artifact version."""
+    value: Annotated[float, Field(ge=-1e6, le=1e6, json_schema_extra={"x-unit": "the unit of the score or cost"})]
+    """The score that is compared with, in the unit of the detector or cost model; it changes meaning with the artifact version."""
 
     @property
     def fpr(self) -> None:
@@ -36,9 +36,9 @@ class CalibratedBound(Section):
 
     fpr: Annotated[
         float,
-        Field(gt=0.0, lt=1.0, json_schema_extra={"x-unit": "share of benign prompts at or above the bound"}),
+        Field(gt=0.0, lt=1.0, json_schema_extra={"x-unit": "share of benign prompts or answers at or above the bound"}),
     ]
-    """Calibrated false-positive rate; the smallest one possible is 1/(n + 1) for n benign calibration prompts."""
+    """Calibrated false-positive rate; the smallest one possible is 1/(n + 1) for n benign calibration prompts or answers."""
 
     @property
     def value(self) -> None:

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from steerguard.errors import UnknownMethodError
+from steerguard.methods.best_of_n import BestOfNSpec
+from steerguard.methods.controlled_decoding import ControlledDecodingSpec
 from steerguard.methods.fitted_refusal import FittedRefusalSpec
+from steerguard.methods.guardian import GuardianSpec
 from steerguard.methods.inferaligner import InferAlignerSpec
 from steerguard.methods.inference_guard import InferenceGuardSpec
 from steerguard.methods.refusal_direction import RefusalDirectionSpec
 from steerguard.methods.rolling_guard import RollingGuardSpec
+from steerguard.methods.value_filter import ValueFilterSpec
 
 if TYPE_CHECKING:
     from steerguard.methods.spec import GuidanceSpec
@@ -28,13 +32,18 @@ class Method:
     """Value of `method` in a policy."""
     spec: type[GuidanceSpec]
     """Model of the policy entry."""
-    status: Literal["available", "planned"]
-    """`planned`: policies that name it validate, plans refuse it."""
-    executor: str | None
-    """`module:function` that binds the step to a model; None while planned."""
+    status: Literal["available", "experimental"]
+    """`experimental`: it runs, and did not do better than a simpler method where it was measured."""
+    executor: str
+    """`module:function` that binds the step to a model."""
     page: str
     """Page of the documentation, relative to `docs/`."""
+    searches: bool = False
+    """Whether it chooses among candidate answers; every other method steers, or reads, the answer that is written."""
 
+
+SEARCH_EXECUTOR = "steerguard.guidance.search.bind:bind"
+"""Executor of every method that searches: they are one loop with other parts."""
 
 METHODS: tuple[Method, ...] = (
     Method(
@@ -68,9 +77,42 @@ METHODS: tuple[Method, ...] = (
     Method(
         name="inference_guard",
         spec=InferenceGuardSpec,
-        status="planned",
-        executor=None,
-        page="methods/inference_guard.md",
+        status="available",
+        executor=SEARCH_EXECUTOR,
+        page="methods/inference-guard.md",
+        searches=True,
+    ),
+    Method(
+        name="best_of_n",
+        spec=BestOfNSpec,
+        status="available",
+        executor=SEARCH_EXECUTOR,
+        page="methods/best-of-n.md",
+        searches=True,
+    ),
+    Method(
+        name="controlled_decoding",
+        spec=ControlledDecodingSpec,
+        status="available",
+        executor=SEARCH_EXECUTOR,
+        page="methods/controlled-decoding.md",
+        searches=True,
+    ),
+    Method(
+        name="value_filter",
+        spec=ValueFilterSpec,
+        status="available",
+        executor=SEARCH_EXECUTOR,
+        page="methods/value-filter.md",
+        searches=True,
+    ),
+    Method(
+        name="guardian",
+        spec=GuardianSpec,
+        status="available",
+        executor=SEARCH_EXECUTOR,
+        page="methods/guardian.md",
+        searches=True,
     ),
 )
 

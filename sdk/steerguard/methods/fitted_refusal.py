@@ -51,7 +51,10 @@ class FittedRefusalSpec(GuidanceSpec):
 
     def artifact_needs(self) -> tuple[ArtifactNeed, ...]:
         """Return the one need: the fitted vectors."""
-        return (ArtifactNeed(role="vectors", reference=self.artifact, type="steering_vectors", method=self.method),)
+        need = ArtifactNeed(
+            role="vectors", reference=self.artifact, types=("steering_vectors",), methods=(self.method,)
+        )
+        return (need,)
 
     def features(self) -> frozenset[str]:
         """Return the engine features. The artifact states its schedule."""

@@ -64,7 +64,10 @@ class InferAlignerSpec(GuidanceSpec):
 
     def artifact_needs(self) -> tuple[ArtifactNeed, ...]:
         """Return the one need: the steering vectors."""
-        return (ArtifactNeed(role="vectors", reference=self.artifact, type="steering_vectors", method=self.method),)
+        need = ArtifactNeed(
+            role="vectors", reference=self.artifact, types=("steering_vectors",), methods=(self.method,)
+        )
+        return (need,)
 
     def features(self) -> frozenset[str]:
         """Return the engine features; `per_block` needs linear gates as well. The artifact states its schedule."""

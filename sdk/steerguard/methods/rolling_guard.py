@@ -80,7 +80,8 @@ class RollingGuardSpec(GuidanceSpec):
 
     def artifact_needs(self) -> tuple[ArtifactNeed, ...]:
         """Return the one need: the probe."""
-        return (ArtifactNeed(role="probe", reference=self.artifact, type="probe", method="linear_probe"),)
+        need = ArtifactNeed(role="probe", reference=self.artifact, types=("probe",), methods=("linear_probe",))
+        return (need,)
 
     def features(self) -> frozenset[str]:
         """Return the engine features that the reads need."""

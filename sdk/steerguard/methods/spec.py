@@ -5,9 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steerguard.methods.section import Identifier, Section
+
+if TYPE_CHECKING:
+    from steerguard.methods.bounds import Bound
+    from steerguard.methods.search_parts import SearchParts
+
+SEARCHES = "search.candidates"
+"""Feature that every method that searches needs, and no other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +25,12 @@ class ArtifactNeed:
     """What the artifact is to the method, for example `vectors`."""
     reference: str
     """Family and version range as written in the policy, for example `inferaligner@^1`."""
-    type: str
-    """Artifact type that the manifest must state, for example `steering_vectors`."""
-    method: str
-    """Method that the manifest must state: tensors of another method mean something else."""
+    types: tuple[str, ...]
+    """Artifact types of which the manifest must state one, for example `steering_vectors`."""
+    methods: tuple[str, ...]
+    """Methods of which the manifest must state one: tensors of another method mean something else."""
+    otherwise: str = ""
+    """Where a setting of the entry narrows `methods`: what to write there so that other methods will do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +96,19 @@ class GuidanceSpec(Section, ABC):
     @abstractmethod
     def needs_buffered_stream(self) -> bool:
         """Return whether text may be released only once the whole answer is decided."""
+
+    def search(self, parameters: ArtifactParameters) -> SearchParts | None:
+        """Return what the step searches with, or None when it does not choose among candidates.
+
+        Args:
+            parameters: `params` of each resolved manifest, by role.
+        """
+        del parameters
+        return None
+
+    def cost_bound(self) -> Bound | None:
+        """Return the cost budget of a search; None for that of its artifact, and for a step that does not search."""
+        return None
 
     def opened_entries(self) -> tuple[str, ...]:
         """Return the ids of other guidance entries that the step may open while the answer is written."""

@@ -198,18 +198,22 @@ def _rendered(renderer: Any, conversation: Conversation) -> str:
     def shows_every_content(text: str) -> bool:
         return all(str(content).strip() in text for content in contents)
 
+    def takes_parts(text: str) -> bool:
+        # A template that takes texts only prints the list as a whole.
+        return shows_every_content(text) and not any(str(part["content"]) in text for part in parts)
+
     try:
         text = apply(messages)
     except Exception:
         in_parts = apply(parts)
-        if not shows_every_content(in_parts):
+        if not takes_parts(in_parts):
             raise
         return in_parts
     if shows_every_content(text):
         return text
     with suppress(Exception):
         in_parts = apply(parts)
-        if shows_every_content(in_parts) and not any(str(part["content"]) in in_parts for part in parts):
+        if takes_parts(in_parts):
             return in_parts
     # A template may also shorten a content on purpose.
     return text

@@ -41,7 +41,7 @@ def read_template(tokenizer: Any) -> TemplateMarks | None:
         separates an assistant turn from what follows it.
     """
     for wrap in (_as_text, _as_parts):
-        marks = _read(_Prober(tokenizer, wrap))
+        marks = _read(Prober(tokenizer, wrap))
         if marks is not None:
             return marks
     return None
@@ -53,25 +53,41 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(tokenizer.all_special_ids) | {index for index, token in added.items() if token.special}
 
 
-class _Prober:
-    """Renders conversations whose last content varies."""
+class Prober:
+    """Renders conversations of which one content varies."""
 
     def __init__(self, tokenizer: Any, wrap: Callable[[str], Any]) -> None:
         self.tokenizer = text_tokenizer(tokenizer)
         self._renderer = tokenizer if getattr(tokenizer, "chat_template", None) else self.tokenizer
         self._wrap = wrap
 
-    def render(self, roles: Sequence[str], *, header: bool) -> tuple[Ids, ...] | None:
-        """Return one rendering per content, or None when the template does not take this conversation."""
+    @classmethod
+    def reading(cls, tokenizer: Any) -> Prober | None:
+        """Return a prober with contents as the template takes them, texts or lists of parts; None when it takes neither."""
+        probers = (cls(tokenizer, wrap) for wrap in (_as_text, _as_parts))
+        return next((prober for prober in probers if prober.render(["user"], header=True) is not None), None)
+
+    def render(
+        self, roles: Sequence[str], *, header: bool, place: int = -1, filler: str = "Hello there"
+    ) -> tuple[Ids, ...] | None:
+        """Return one rendering per content, or None when the template does not take this conversation.
+
+        Args:
+            roles: of the turns.
+            header: whether a generation prompt follows.
+            place: the turn whose content varies, the last one by default.
+            filler: the content of all others.
+        """
         rendered: list[Ids] = []
         for content in _CONTENTS:
-            texts = ["Hello there"] * (len(roles) - 1) + [content]
+            texts = [filler] * len(roles)
+            texts[place] = content
             messages = [{"role": role, "content": self._wrap(text)} for role, text in zip(roles, texts, strict=True)]
             text = self._apply(messages, header=header)
             if text is None or content not in text:
                 return None
-            last = messages[-1]["content"]
-            if last != content and str(last) in text:
+            varied = messages[place]["content"]
+            if varied != content and str(varied) in text:
                 # The list of parts was printed as a whole: this template takes texts only.
                 return None
             rendered.append(tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]))
@@ -93,13 +109,13 @@ def _as_parts(content: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": content}]
 
 
-def _read(prober: _Prober) -> TemplateMarks | None:
+def _read(prober: Prober) -> TemplateMarks | None:
     opened = prober.render(["user"], header=True)
     closed = prober.render(["user"], header=False)
     if opened is None or closed is None:
         return None
-    user_tail = _shared_end(opened)
-    header = _shared_end([ids[_shared_start(ids, other) :] for ids, other in zip(opened, closed, strict=True)])
+    user_tail = shared_end(opened)
+    header = shared_end([ids[shared_start(ids, other) :] for ids, other in zip(opened, closed, strict=True)])
     if not user_tail:
         return None
     if not header or len(header) > len(user_tail):
@@ -110,11 +126,11 @@ def _read(prober: _Prober) -> TemplateMarks | None:
     return TemplateMarks(header=header, tails=_tails(prober, user_tail, header), turn_ends=turn_ends)
 
 
-def _tails(prober: _Prober, user_tail: Ids, header: Ids) -> tuple[Ids, ...]:
+def _tails(prober: Prober, user_tail: Ids, header: Ids) -> tuple[Ids, ...]:
     found = {user_tail}
     for roles in (["user", "assistant"], ["system"], ["user", "assistant", "tool"]):
         rendered = prober.render(roles, header=True)
-        tail = _shared_end(rendered) if rendered is not None else ()
+        tail = shared_end(rendered) if rendered is not None else ()
         if len(tail) > len(header) and tail[-len(header) :] == header:
             found.add(tail)
     return tuple(
@@ -122,7 +138,7 @@ def _tails(prober: _Prober, user_tail: Ids, header: Ids) -> tuple[Ids, ...]:
     )
 
 
-def _turn_ends(prober: _Prober, user_turns: Iterable[Ids], header: Ids) -> tuple[Ids, ...] | None:
+def _turn_ends(prober: Prober, user_turns: Iterable[Ids], header: Ids) -> tuple[Ids, ...] | None:
     tokenizer = prober.tokenizer
     special = special_ids(tokenizer)
     singles = {index for ids in user_turns for index in ids if index in special}
@@ -132,7 +148,7 @@ def _turn_ends(prober: _Prober, user_turns: Iterable[Ids], header: Ids) -> tuple
     answered = prober.render(["user", "assistant"], header=False)
     if answered is None:
         return tuple((index,) for index in sorted(singles)) or None
-    closing = _shared_end(answered)
+    closing = shared_end(answered)
     visible = [index for index in closing if index in special]
     singles.update(visible)
     ends: list[Ids] = [(index,) for index in sorted(singles)]
@@ -144,7 +160,8 @@ def _turn_ends(prober: _Prober, user_turns: Iterable[Ids], header: Ids) -> tuple
     return tuple(ends)
 
 
-def _shared_start(first: Ids, second: Ids) -> int:
+def shared_start(first: Ids, second: Ids) -> int:
+    """Return how many ids two sequences share at their beginning."""
     length = 0
     for one, other in zip(first, second, strict=False):
         if one != other:
@@ -153,7 +170,8 @@ def _shared_start(first: Ids, second: Ids) -> int:
     return length
 
 
-def _shared_end(sequences: Sequence[Ids]) -> Ids:
+def shared_end(sequences: Sequence[Ids]) -> Ids:
+    """Return the ids that all sequences share at their end."""
     first = sequences[0]
-    length = min(_shared_start(first[::-1], other[::-1]) for other in sequences)
+    length = min(shared_start(first[::-1], other[::-1]) for other in sequences)
     return first[len(first) - length :]

@@ -27,3 +27,6 @@ class ModelFacts:
     """Digest of the chat template text; None when there is no template."""
     name: str
     """`config._name_or_path` or an empty string: shown to people, never compared."""
+    cache_width: int | None = None
+    """Elements of keys and values that one token adds to the cache of one block, at most; None where the configuration
+    does not say."""

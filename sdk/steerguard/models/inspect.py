@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from steerguard.errors import UnsupportedArchitectureError
 from steerguard.models.blocks import decoder_blocks, text_decoder
+from steerguard.models.cache_width import cache_width
 from steerguard.models.digests import chat_template_sha256, tokenizer_sha256
 from steerguard.models.facts import ModelFacts
 
@@ -78,6 +79,7 @@ def inspect_model(model: PreTrainedModel, tokenizer: Any | None = None) -> Model
         tokenizer_sha256=None if tokenizer is None else tokenizer_sha256(text_tokenizer(tokenizer)),
         chat_template_sha256=template_digest,
         name=str(getattr(config, "_name_or_path", "") or ""),
+        cache_width=cache_width(text_config),
     )
 
 

@@ -9,7 +9,6 @@ from steerguard.artifacts.paths import CALIBRATION
 from steerguard.artifacts.probe_params import probe_parts
 from steerguard.errors import BudgetInfeasibleError, IncompatibleModelError, UnsupportedPlanError
 from steerguard.methods.bounds import CalibratedBound
-from steerguard.methods.catalog import method_named
 from steerguard.plan.answer_rates import check_answer_rate, check_reads_prompts
 from steerguard.plan.cost import CostFormula, SteeredBlock, steering_cost
 from steerguard.plan.plan import (
@@ -24,6 +23,7 @@ from steerguard.plan.plan import (
 from steerguard.plan.planned_rules import planned_rule, planned_threshold
 from steerguard.plan.resolve import ResolvedArtifact
 from steerguard.plan.score_tolerance import score_tolerance
+from steerguard.plan.search_plan import check_fallback, check_searches, held_bytes, planned_cost_budget
 from steerguard.policy.failure import Loosening
 from steerguard.policy.rule_documents import comparisons
 
@@ -56,7 +56,7 @@ def compile_plan(
         CalibrationError: a `{fpr: x}` threshold cannot be resolved.
         BudgetInfeasibleError: the estimate already exceeds the budget.
         UnsupportedPlanError: the policy asks for what this version cannot execute.
-        ArtifactFormatError: a manifest's `params` are malformed.
+        ArtifactFormatError: a manifest's `params` are malformed, or nothing states the cost budget of a search.
     """
     _check_modalities(policy, facts)
     check_supported(policy)
@@ -85,9 +85,14 @@ def compile_plan(
         streaming=policy.streaming.strategy,
         max_extra_memory_bytes=_mebibytes(policy.budget.max_extra_memory_mib),
         max_extra_forward_tokens=policy.budget.max_extra_forward_tokens,
+        max_candidates=policy.budget.max_candidates,
+        max_added_latency_ms=policy.budget.max_added_latency_ms,
+        on_exceeded=policy.budget.on_exceeded,
+        fallback=tuple(policy.budget.fallback),
         cost=cost,
     )
     _check_budget(plan)
+    check_searches(plan)
     return plan
 
 
@@ -109,17 +114,12 @@ def check_supported(policy: Policy) -> None:
     Raises:
         UnsupportedPlanError: names the setting.
     """
-    for spec in policy.guidance:
-        method = method_named(spec.method)
-        if method.executor is None:
-            raise _unsupported(f"method `{spec.method}`", f"guidance entry `{spec.id}`")
+    check_fallback(policy)
     if policy.unrecognised_prompt == "gate_every_turn":
         raise _unsupported("`unrecognised_prompt: gate_every_turn`", "unrecognised_prompt")
     for name in ("detector", "guidance", "audit"):
         if getattr(policy.failure, name) != "refuse":
             raise _unsupported("a loosened failure rule", f"failure.{name}")
-    if policy.budget.on_exceeded == "fallback":
-        raise _unsupported("`on_exceeded: fallback`", "budget.on_exceeded")
     if policy.audit.content == "encrypted":
         raise _unsupported("`audit.content: encrypted`", "audit.content")
 
@@ -175,13 +175,15 @@ def planned_step(spec: GuidanceSpec, facts: ModelFacts, artifacts: Mapping[str, 
     """
     needs = {need.role: artifacts[need.reference] for need in spec.artifact_needs()}
     _check_methods(spec, artifacts)
-    footprint = spec.footprint({role: artifact.pin.manifest.params for role, artifact in needs.items()})
+    parameters = {role: artifact.pin.manifest.params for role, artifact in needs.items()}
+    footprint, search = spec.footprint(parameters), spec.search(parameters)
     if footprint is None:
         raise _unsupported(f"method `{spec.method}`", f"guidance entry `{spec.id}`")
-    outside = [block for block in footprint.steered_blocks if not 0 <= block < facts.num_blocks]
+    read = footprint.answer_blocks if search is not None else ()
+    outside = [block for block in (*footprint.steered_blocks, *read) if not 0 <= block < facts.num_blocks]
     if outside:
         raise IncompatibleModelError(
-            "The policy steers decoder blocks that the model does not have.",
+            "The policy steers or reads decoder blocks that the model does not have.",
             expected=f"blocks 0 to {facts.num_blocks - 1}",
             found=outside,
             where=f"guidance entry `{spec.id}`",
@@ -206,8 +208,17 @@ def planned_step(spec: GuidanceSpec, facts: ModelFacts, artifacts: Mapping[str, 
         rank=footprint.rank,
         answer_blocks=footprint.answer_blocks,
         kept_reads=footprint.kept_reads,
-        threshold=_threshold(spec, needs),
+        threshold=_threshold(spec, needs) if search is None else None,
+        search=search,
+        cost_budget=None if search is None else planned_cost_budget(spec, search, _judge(spec, needs)),
+        held_bytes=0 if search is None else sum(held_bytes(artifact.pin.manifest) for artifact in needs.values()),
     )
+
+
+def _judge(spec: GuidanceSpec, needs: Mapping[str, ResolvedArtifact]) -> ResolvedArtifact:
+    """Return the artifact that says what an answer costs: the first one that a search needs."""
+    (need, *_) = spec.artifact_needs()
+    return needs[need.role]
 
 
 def _threshold(spec: GuidanceSpec, needs: Mapping[str, ResolvedArtifact]) -> PlannedBound | None:
@@ -239,13 +250,15 @@ def _planned_calibration(
 def _check_methods(spec: GuidanceSpec, artifacts: Mapping[str, ResolvedArtifact]) -> None:
     for need in spec.artifact_needs():
         manifest = artifacts[need.reference].pin.manifest
-        if manifest.method != need.method:
+        if manifest.method not in need.methods:
+            methods = " or ".join(f"`{method}`" for method in need.methods)
+            right = f"Write `method: {manifest.method}`, or name" if spec.method in need.methods else "Name"
             raise UnsupportedPlanError(
                 f"Guidance entry `{spec.id}` uses method `{spec.method}` with an artifact of another method.",
-                expected=f"an artifact of method `{need.method}`",
+                expected=f"an artifact of method {methods}",
                 found=f"{manifest.reference} of method `{manifest.method}`",
                 where=f"guidance entry `{spec.id}`",
-                next_step=f"Write `method: {manifest.method}`, or name an artifact of method `{need.method}`.",
+                next_step=f"{right} an artifact of method {methods}{need.otherwise and f', or {need.otherwise}'}.",
             )
 
 
@@ -278,9 +291,11 @@ def cost_of(detectors: tuple[PlannedDetector, ...], steps: tuple[PlannedStep, ..
         steered=steered,
         hidden_size=facts.hidden_size,
         dtype=facts.dtype,
-        answer_reads=tuple(step.answer_blocks for step in steps if step.answer_blocks),
+        answer_reads=tuple(step.answer_blocks for step in steps if step.answer_blocks and step.search is None),
         kept_reads=sum(step.kept_reads for step in steps),
         opened_late=len({block for step in steps if step.id in late for block in step.blocks}),
+        search_reads=tuple(step.answer_blocks for step in steps if step.search is not None),
+        held_bytes=sum(step.held_bytes for step in steps),
     )
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 WATCH_BYTES = 24
 """What one step that reads answers keeps of a row: score of the prompt's parts, score, best score, its token as int64,
 and four flags."""
+COUNT_BYTES = 8
+"""How many tokens the mean of an answer's states is over, as int64."""
 BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 
 
@@ -55,11 +57,11 @@ class CostFormula:
     A bound: a block that only a `by_step` schedule or `first_steps` changes is left alone after the last step.
     """
     hooked_blocks_reading: int
-    """Decoder blocks that are read in every decode step while the answer of any row is watched."""
+    """Decoder blocks that are read in every decode step while the answer of any row is watched or searched for."""
     resident_bytes: int
-    """Vectors and probes held for as long as the model is wrapped."""
+    """Vectors, probes, cost models and critics held for as long as the model is wrapped."""
     bytes_per_row: int
-    """Steering state held per row of a running request."""
+    """Steering state held per row of a running request; what candidates of a search hold is in `search_cost.py`."""
 
     def extra_forward_tokens(self, prompt_tokens: int, *, extra_passes: int | None = None) -> int:
         """Return the forward tokens of one row beyond those of the unguided request.
@@ -86,8 +88,10 @@ def steering_cost(
     answer_reads: tuple[tuple[int, ...], ...] = (),
     kept_reads: int = 0,
     opened_late: int = 0,
+    search_reads: tuple[tuple[int, ...], ...] = (),
+    held_bytes: int = 0,
 ) -> CostFormula:
-    """Return the cost formula of a plan that only steers.
+    """Return the cost formula of a plan; what a search draws comes on top, see `search_cost.py`.
 
     Args:
         passes: as in `CostFormula`.
@@ -98,6 +102,8 @@ def steering_cost(
         answer_reads: for each step that reads answers, the blocks that it reads at generated tokens.
         kept_reads: how many earlier reads of its answer a row keeps, over all such steps.
         opened_late: blocks changed by steps that open while an answer is written.
+        search_reads: for each step that searches, the blocks that its cost model reads.
+        held_bytes: bytes of the cost models and critics of all searches.
     """
     width = BYTES_PER_ELEMENT.get(dtype, 4)
     blocks = {entry.block for entry in steered}
@@ -106,12 +112,23 @@ def steering_cost(
         passes=passes,
         hooked_blocks_prefill=len(blocks.union(reads)),
         hooked_blocks_open=len(blocks),
-        hooked_blocks_reading=len({block for reads_of in answer_reads for block in reads_of}),
-        resident_bytes=4 * hidden_size * (len(reads) + sum(entry.vectors for entry in steered)),
+        hooked_blocks_reading=len({block for reads_of in answer_reads + search_reads for block in reads_of}),
+        resident_bytes=4 * hidden_size * (len(reads) + sum(entry.vectors for entry in steered)) + held_bytes,
         bytes_per_row=width * hidden_size * (sum(_states(steered, *place) for place in places) + opened_late)
         + WATCH_BYTES * len(answer_reads)
-        + 4 * kept_reads,
+        + 4 * kept_reads
+        + sum(state_bytes(hidden_size, len(reads_of)) for reads_of in search_reads),
     )
+
+
+def state_bytes(hidden_size: int, read_blocks: int) -> int:
+    """Return the bytes of what a cost model and a critic read of one answer: means, newest states, and their count.
+
+    Args:
+        hidden_size: width of the residual stream.
+        read_blocks: decoder blocks that are read.
+    """
+    return 2 * 4 * hidden_size * read_blocks + COUNT_BYTES if read_blocks else 0
 
 
 def _states(steered: tuple[SteeredBlock, ...], block: int, point: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from steerguard.plan.search_cost import chooses, most_search_tokens
 from steerguard.policy.rules import PlannedAll, PlannedAny, PlannedComparison, PlannedNot
 
 if TYPE_CHECKING:
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
     from steerguard.plan.plan import Plan, PlannedDetector, PlannedStep
     from steerguard.policy.rules import PlannedBound, PlannedCondition, PlannedRule
+
+TOLD_TOKENS = 256
+"""New tokens for which the cost of a search is told."""
 
 
 def describe(plan: Plan) -> tuple[str, ...]:
@@ -88,6 +92,8 @@ def _bound(bound: PlannedBound) -> str:
 
 
 def _step(step: PlannedStep) -> str:
+    if step.search is not None and step.cost_budget is not None:
+        return f"Step {step.id}: {step.method} {step.spec.summary()}; its cost budget is {step.cost_budget.value:.4f}."
     if not step.blocks:
         return f"Step {step.id}: {step.method} {step.spec.summary()}{_threshold(step)}."
     gates = " where the block's own gate opens too" if step.read_blocks else ""
@@ -142,9 +148,33 @@ def _cost(plan: Plan) -> Iterator[str]:
         f"any gate of the batch is open{_ending(plan)}, none otherwise."
     )
     if cost.hooked_blocks_reading:
-        yield f"Read at generated tokens: {cost.hooked_blocks_reading} blocks, while the answer of any row is watched."
-    yield "Limits on candidates and added latency bind search methods; this plan only steers."
+        yield (
+            f"Read at generated tokens: {cost.hooked_blocks_reading} blocks, while the answer of any row is watched or "
+            "searched for."
+        )
+    yield from _searches(plan)
     yield f"Added memory: {cost.resident_bytes} bytes, and {cost.bytes_per_row} bytes per row of a running request."
+
+
+def _searches(plan: Plan) -> Iterator[str]:
+    """Say what each search takes at most, and what limits it."""
+    found = {step.id: step.search for step in plan.steps if step.search is not None}
+    if not found:
+        yield "Limits on candidates and added latency bind search methods; this plan only steers."
+        return
+    for name, parts in found.items():
+        if chooses(parts):
+            tokens = most_search_tokens(parts, TOLD_TOKENS)
+            yield f"Search {name} takes at most {tokens} forward tokens a row for {TOLD_TOKENS} new ones."
+        else:
+            yield f"Search {name} draws nothing: it gives the plain answer, or refuses."
+    limits = [f"{plan.max_candidates} candidates at once", f"{plan.max_added_latency_ms} ms of added latency"]
+    if plan.max_extra_forward_tokens is not None:
+        limits.append(f"{plan.max_extra_forward_tokens} extra forward tokens")
+    if plan.max_extra_memory_bytes is not None:
+        limits.append(f"{plan.max_extra_memory_bytes} bytes")
+    then = f"falls back to {', then '.join(plan.fallback)}, and then is refused" if plan.fallback else "is refused"
+    yield f"A search may take {', '.join(limits)} a request; a row whose search reaches a limit {then}."
 
 
 def _ending(plan: Plan) -> str:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from steerguard.artifacts.probe_params import Over
     from steerguard.decision import Action
+    from steerguard.methods.search_parts import SearchParts
     from steerguard.methods.spec import GuidanceSpec
     from steerguard.models.facts import ModelFacts
     from steerguard.plan.cost import CostFormula
@@ -111,6 +112,12 @@ class PlannedStep:
     """How many earlier reads of its answer a row keeps."""
     threshold: PlannedBound | None = None
     """Score at which a step that reads answers acts."""
+    search: SearchParts | None = None
+    """What the step searches with; None for a step that does not choose among candidates."""
+    cost_budget: PlannedBound | None = None
+    """d of a search: an answer is within the budget while it costs less, in the cost model's unit."""
+    held_bytes: int = 0
+    """Bytes of the tensors of a search's cost model and critic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +158,14 @@ class Plan:
     """When tokens of a streamed answer leave."""
     max_extra_memory_bytes: int | None
     max_extra_forward_tokens: int | None
+    max_candidates: int
+    """Candidates that may be alive at once."""
+    max_added_latency_ms: int
+    """Time that a search may add, looked at between blocks."""
+    on_exceeded: Literal["refuse", "fallback"]
+    """What happens to a row whose search reaches a limit."""
+    fallback: tuple[str, ...]
+    """Ids of the searches that are tried then, in this order."""
     cost: CostFormula
 
     @property

@@ -53,23 +53,25 @@ def resolve_artifacts(policy: Policy, facts: ModelFacts, store: ArtifactStore) -
         ArtifactIntegrityError: a calibration differs from its digest.
         CalibrationError: a calibration that the policy names is absent, or of another artifact or other weights.
     """
-    wanted = {detector.artifact: "probe" for detector in policy.detectors}
+    wanted: dict[str, tuple[str, ...]] = {detector.artifact: ("probe",) for detector in policy.detectors}
     for step in policy.guidance:
         for need in step.artifact_needs():
-            wanted.setdefault(need.reference, need.type)
-    found = {reference: resolve_reference(reference, kind, facts, store) for reference, kind in wanted.items()}
+            wanted.setdefault(need.reference, need.types)
+    found = {reference: resolve_reference(reference, types, facts, store) for reference, types in wanted.items()}
     return {
         reference: replace(artifact, attested=attested_calibrations(policy, reference, artifact.pin, facts))
         for reference, artifact in found.items()
     }
 
 
-def resolve_reference(reference: str, kind: str, facts: ModelFacts, store: ArtifactStore) -> ResolvedArtifact:
+def resolve_reference(
+    reference: str, types: tuple[str, ...], facts: ModelFacts, store: ArtifactStore
+) -> ResolvedArtifact:
     """Return the variant of one reference that fits the model, the highest version first.
 
     Args:
         reference: family, perhaps variant, and version range.
-        kind: type that the artifact must be of.
+        types: types of which the artifact must be one.
         facts: the model.
         store: where artifacts come from.
 
@@ -89,10 +91,11 @@ def resolve_reference(reference: str, kind: str, facts: ModelFacts, store: Artif
         except IncompatibleModelError as error:
             misfits.append(f"{pin.variant}@{pin.version} ({error.summary} It differs in {error.where}.)")
             continue
-        if pin.manifest.type != kind:
+        if pin.manifest.type not in types:
+            kinds = " or ".join(f"`{kind}`" for kind in types)
             raise ArtifactFormatError(
-                f"Artifact `{pin.family}` is used as `{kind}` but is of another type.",
-                expected=kind,
+                f"Artifact `{pin.family}` is used as {kinds} but is of another type.",
+                expected=" or ".join(types),
                 found=pin.manifest.type,
                 where=f"{pin.family}/{pin.variant}@{pin.version}",
                 next_step="Name an artifact of the expected type in the policy.",

@@ -4,39 +4,35 @@ A plan tightens another one on the same model when all of this holds:
 
 - It needs no artifact beyond those of the plan in force, which were verified when the model was wrapped.
 - It has every detector of the plan in force, with the same artifact and the same reads; it may have more.
-- Its guidance entries are entries of the plan in force, unchanged and in the same order; it may have fewer.
+- Its guidance entries are entries of the plan in force, unchanged and in the same order; it may have fewer. The cost
+  budget of a search whose final check is its cost model may be lower.
 - For every combination of scores its action is at least as restrictive, and where both guide, it uses every guidance
   entry that the plan in force uses. An entry that does anything else than adding is used only where that plan uses it.
 - A prompt without an assistant header is not allowed where, or for longer than, the plan in force allows it.
 - Streamed tokens leave no earlier.
-- Its limits on memory and forward tokens are at most those in force.
+- Its limits on memory, forward tokens, candidates and latency are at most those in force, and what exceeds them is
+  refused; or all of these, and the fallback, are the same.
 - Everything else, except names, digests and the refusal's text, is equal.
 
-The rules are compared exactly: a plan's verdict changes only where a score comes within its tolerance of a bound, or
-leaves it, so one combination of scores stands for all between the same two such places. Both plans have the same
+The rules are compared exactly, by one combination of scores for each that they tell apart. Both plans have the same
 tolerances, which belong to the detectors that they share.
 """
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from itertools import product
-from math import inf, nextafter, prod
 from typing import TYPE_CHECKING
 
 from steerguard.decision import ACTION_ORDER
 from steerguard.errors import LooserPolicyError
-from steerguard.policy.rules import decide
+from steerguard.plan.verdict_cases import MAX_CASES, VerdictCases, verdict_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator
 
-    from steerguard.plan.plan import Plan
+    from steerguard.plan.plan import Plan, PlannedStep
     from steerguard.policy.limits import Strategy
     from steerguard.policy.rules import Verdict
-
-MAX_CASES = 4096
-"""Combinations of score intervals that are compared; policies with more are refused."""
 
 RELEASES: tuple[Strategy, ...] = ("buffer", "window", "unsafe_passthrough")
 """When streamed tokens leave, from late to early."""
@@ -46,9 +42,13 @@ FREE = frozenset({"policy_name", "policy_version", "policy_digest", "refusal_tem
 
 COMPARED = frozenset({
     "detectors", "steps", "rules", "default_action", "default_use", "unrecognised_prompt",
-    "max_extra_memory_bytes", "max_extra_forward_tokens", "streaming",
+    "max_extra_memory_bytes", "max_extra_forward_tokens", "max_candidates", "max_added_latency_ms", "on_exceeded",
+    "fallback", "streaming",
 })  # fmt: skip
 """Fields of a plan that may be stricter; every field that is in neither set must be equal."""
+
+LIMITS = ("max_extra_memory_bytes", "max_extra_forward_tokens", "max_candidates", "max_added_latency_ms")
+"""Fields of a plan that limit what a request may add."""
 
 
 def check_tightens(in_force: Plan, wanted: Plan) -> None:
@@ -70,6 +70,7 @@ def check_tightens(in_force: Plan, wanted: Plan) -> None:
 def _differences(in_force: Plan, wanted: Plan) -> Iterator[tuple[str, object, object]]:
     yield from _parts(in_force, wanted)
     yield from _settings(in_force, wanted)
+    yield from _limits(in_force, wanted)
     yield from _verdicts(in_force, wanted)
 
 
@@ -85,10 +86,32 @@ def _parts(in_force: Plan, wanted: Plan) -> Iterator[tuple[str, object, object]]
             yield "detectors", f"the detector `{detector.id}` of the policy in force", found
     known = list(in_force.steps)
     for step in wanted.steps:
-        if step not in known:
+        place = next((place for place, other in enumerate(known) if _same_or_cheaper(step, other)), None)
+        if place is None:
             yield "guidance", "entries of the policy in force, unchanged and in their order", f"`{step.id}`"
         else:
-            del known[: known.index(step) + 1]
+            del known[: place + 1]
+
+
+def _same_or_cheaper(step: PlannedStep, other: PlannedStep) -> bool:
+    """Return whether a step is one of the plan in force, or the same search with a lower cost budget.
+
+    A lower budget is stricter only where no answer beyond it is given at all.
+    """
+    if step == other:
+        return True
+    mine, theirs = step.cost_budget, other.cost_budget
+    if mine is None or theirs is None or mine.value > theirs.value:
+        return False
+    if step.search is None or step.search.final_check != "cost_model":
+        return False
+    same = replace(step, spec=other.spec, cost_budget=theirs) == other
+    return same and _without_budget(step) == _without_budget(other)
+
+
+def _without_budget(step: PlannedStep) -> dict[str, object]:
+    """Return the settings of a search, its cost budget left out."""
+    return step.spec.model_dump(exclude={"cost_budget", "threshold"})
 
 
 def _settings(in_force: Plan, wanted: Plan) -> Iterator[tuple[str, object, object]]:
@@ -96,10 +119,6 @@ def _settings(in_force: Plan, wanted: Plan) -> Iterator[tuple[str, object, objec
         one, other = getattr(in_force, field.name), getattr(wanted, field.name)
         if field.name not in FREE | COMPARED and one != other:
             yield field.name, "the value of the policy in force", "another value"
-    for name in ("max_extra_memory_bytes", "max_extra_forward_tokens"):
-        limit, found = getattr(in_force, name), getattr(wanted, name)
-        if limit is not None and (found is None or found > limit):
-            yield f"budget: {name}", f"at most {limit}", "no limit" if found is None else found
     if RELEASES.index(wanted.streaming) > RELEASES.index(in_force.streaming):
         yield "streaming", f"`{in_force.streaming}` or later", f"`{wanted.streaming}`"
     allowed, asked = in_force.unrecognised_prompt, wanted.unrecognised_prompt
@@ -108,19 +127,32 @@ def _settings(in_force: Plan, wanted: Plan) -> Iterator[tuple[str, object, objec
         yield "unrecognised_prompt", "`refuse`, or what the policy in force allows", f"`{asked.action}`"
 
 
+def _limits(in_force: Plan, wanted: Plan) -> Iterator[tuple[str, object, object]]:
+    for name in LIMITS:
+        limit, found = getattr(in_force, name), getattr(wanted, name)
+        if limit is not None and (found is None or found > limit):
+            yield f"budget: {name}", f"at most {limit}", "no limit" if found is None else found
+        elif limit != found and wanted.on_exceeded != "refuse":
+            # What is exceeded earlier falls back earlier, to an entry of which nobody can say that it is stricter.
+            yield f"budget: {name}", f"{limit}, or `on_exceeded: refuse`", found
+    if wanted.on_exceeded != "refuse":
+        for name in ("on_exceeded", "fallback"):
+            one, other = getattr(in_force, name), getattr(wanted, name)
+            if one != other:
+                yield f"budget: {name}", f"{one}, or `on_exceeded: refuse`", other
+
+
 def _verdicts(in_force: Plan, wanted: Plan) -> Iterator[tuple[str, object, object]]:
     if not {detector.id for detector in in_force.detectors} <= {detector.id for detector in wanted.detectors}:
         return
-    values = _values(in_force, wanted)
-    cases = prod(len(found) for found in values.values())
-    if cases > MAX_CASES:
-        yield "rules", f"at most {MAX_CASES} combinations of score intervals", cases
+    cases = VerdictCases(in_force, wanted)
+    if cases.count > MAX_CASES:
+        yield "rules", f"at most {MAX_CASES} combinations of score intervals", cases.count
         return
-    # Taking a component out of a state can take refusals away.
-    unordered = {step.id for step in wanted.steps if step.operator != "add"}
-    for chosen in product(*values.values()):
-        scores = dict(zip(values, chosen, strict=True))
-        before, after = _verdict(in_force, scores), _verdict(wanted, scores)
+    # Taking a component out of a state can take refusals away, and a search gives another answer.
+    unordered = {step.id for step in wanted.steps if step.operator != "add" or step.search is not None}
+    for scores in cases:
+        before, after = verdict_of(in_force, scores), verdict_of(wanted, scores)
         if not at_least_as_restrictive(after, before, unordered=unordered):
             at = ", ".join(f"{name} = {score!r}" for name, score in scores.items()) or "any score"
             yield f"rules, at {at}", _words(before), _words(after)
@@ -139,21 +171,6 @@ def at_least_as_restrictive(one: Verdict, other: Verdict, *, unordered: Collecti
     if one.action == other.action:
         return set(one.use) >= set(other.use)
     return ACTION_ORDER.index(one.action) > ACTION_ORDER.index(other.action)
-
-
-def _values(in_force: Plan, wanted: Plan) -> dict[str, tuple[float, ...]]:
-    """Return per detector one score in each interval on which every comparison with it is constant."""
-    turns: dict[str, set[float]] = {detector.id: set() for detector in wanted.detectors}
-    for plan in (in_force, wanted):
-        for rule in plan.rules:
-            for detector, score in rule.turns(plan.tolerances):
-                turns[detector].add(score)
-    ordered = {name: sorted(found) for name, found in turns.items()}
-    return {name: (nextafter(cuts[0], -inf), *cuts) if cuts else (0.0,) for name, cuts in ordered.items()}
-
-
-def _verdict(plan: Plan, scores: Mapping[str, float]) -> Verdict:
-    return decide(plan.rules, plan.default_action, plan.default_use, scores, tolerances=plan.tolerances)
 
 
 def _words(verdict: Verdict) -> str:

@@ -34,7 +34,10 @@ ContentRecord = Literal["none", "hmac", "encrypted"]
 
 
 class Budget(Section):
-    """Hard limits per request; a plan whose estimate exceeds one is refused before the first token."""
+    """Hard limits per request; a plan whose estimate exceeds one is refused before the first token.
+
+    A request is one prompt with all the answers to it that a call asks for.
+    """
 
     max_extra_forward_tokens: Annotated[
         int,

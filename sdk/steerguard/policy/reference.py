@@ -49,7 +49,7 @@ def _methods() -> str:
     return (
         "## Methods\n\n"
         "An entry of `guidance` is one of these, chosen by its field `method`.\n"
-        "A plan refuses a method that is planned and not yet available.\n\n"
+        "An experimental method runs, and did not do better than a simpler one where it was measured.\n\n"
         f"| method | fields | status |\n|---|---|---|\n{rows}"
     )
 

@@ -1,9 +1,10 @@
-"""Tiny models, tokenizers, registries and sinks with the real interfaces, for tests of steerguard and of apps."""
+"""Tiny models, tokenizers, registries, sinks and proposers with the real interfaces, for tests here and in apps."""
 
 from steerguard.audit.sinks import MemorySink
 from steerguard.testing.artifacts import tiny_registry
 from steerguard.testing.assembled import assemble_llava, assemble_qwen2_audio
 from steerguard.testing.conformance import assert_conforms
+from steerguard.testing.exhaustive import ExhaustiveProposer, SampledProposer, TokenCost, TokenTable
 from steerguard.testing.models import Architecture, tiny_model
 from steerguard.testing.tokenizers import (
     AUDIO_TOKEN,
@@ -30,8 +31,12 @@ __all__ = [
     "PAD_ID",
     "VOCAB_SIZE",
     "Architecture",
+    "ExhaustiveProposer",
     "MemorySink",
+    "SampledProposer",
     "Template",
+    "TokenCost",
+    "TokenTable",
     "assemble_llava",
     "assemble_qwen2_audio",
     "assert_conforms",

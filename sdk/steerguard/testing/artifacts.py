@@ -10,6 +10,7 @@ import torch
 
 from steerguard.artifacts.calibration import calibration_from_scores
 from steerguard.artifacts.codec import write_artifact
+from steerguard.artifacts.cost_params import COST_FEATURE, COST_FILE, COST_METHOD
 from steerguard.artifacts.fingerprint import PROMPTS
 from steerguard.artifacts.probe_params import (
     ANSWER_FEATURE,
@@ -57,8 +58,8 @@ def tiny_registry(
     """Make a registry with a random probe and random vectors for a model.
 
     The families are `harmful-intent`, a linear probe, `condition`, a cosine probe of the same parts, `harmful-answer`, a
-    linear probe of answers with these parts too, and steering vectors of each method: `inferaligner`, `refusal-vectors`
-    (`fitted_refusal`) and `refusal-direction`, always constant.
+    linear probe of answers with these parts too, `harm-cost`, a cost model that reads the same blocks, and steering
+    vectors of each method: `inferaligner`, `refusal-vectors` (`fitted_refusal`) and `refusal-direction`, always constant.
 
     Args:
         root: a folder that does not exist yet.
@@ -198,6 +199,31 @@ def tiny_registry(
                 "weight": torch.randn(weight.shape, generator=generator),
                 "bias": torch.zeros(len(probe_blocks)),
             },
+            FINGERPRINT_FILE: {"directions": fingerprint},
+        },
+        torch.randn(CALIBRATION_SCORES, generator=generator),
+    )
+    cost_weight = torch.randn(weight.shape, generator=generator)
+    _add(
+        registry,
+        {
+            **fields,
+            "family": "harm-cost",
+            "type": "cost_model",
+            "method": COST_METHOD,
+            "requires": {"sdk": ">=0.1", "features": [COST_FEATURE, "calibration.split_conformal"]},
+            "params": {
+                "blocks": list(probe_blocks),
+                "layers": 1,
+                "read": "answer",
+                "reduce": "mean",
+                "threshold": "0.0",
+                "unit": "log-odds",
+            },
+            "sign": "positive means harmful",
+        },
+        {
+            COST_FILE: {"weight": cost_weight, "bias": torch.zeros(1)},
             FINGERPRINT_FILE: {"directions": fingerprint},
         },
         torch.randn(CALIBRATION_SCORES, generator=generator),

@@ -64,7 +64,7 @@ def assert_conforms(
     Raises:
         ConformanceError: names the guarantee, the row or place, and what differed; it is an `AssertionError`.
         UnknownMethodError: no catalog method has that name.
-        UnsupportedPlanError: the method is planned only, or the registry has no artifact of it.
+        UnsupportedPlanError: the method searches, or the registry has no artifact of it.
     """
     chosen = tokenizer or tiny_tokenizer()
     binder = bind or catalog_binder(method if isinstance(method, str) else method.method)

@@ -112,7 +112,7 @@ class Trial:
         engine = guard.engine
         needs = spec.artifact_needs()
         resolved = {
-            need.reference: resolve_reference(need.reference, need.type, self.facts, self.registry) for need in needs
+            need.reference: resolve_reference(need.reference, need.types, self.facts, self.registry) for need in needs
         }
         step = planned_step(spec, self.facts, resolved)
         pins = {need.role: resolved[need.reference].pin for need in needs}
@@ -150,13 +150,15 @@ def catalog_spec(name: str, settings: Mapping[str, Any], registry: ArtifactStore
     method = method_named(name)
     entry = {"id": STEP, "method": name, "artifact": "any@^1", **settings}
     (need, *_) = method.spec.model_validate_json(json.dumps(entry)).artifact_needs()
-    wanted = (need.type, need.method)
     pins = (pin for family in registry.families() for pin in registry.pinned(family))
-    pin = next((pin for pin in pins if (pin.manifest.type, pin.manifest.method) == wanted), None)
+    pin = next(
+        (pin for pin in pins if pin.manifest.type in need.types and pin.manifest.method in need.methods),
+        None,
+    )
     if pin is None:
         raise UnsupportedPlanError(
             f"The registry holds no artifact for method `{name}`.",
-            expected=f"type `{need.type}`, method `{need.method}`",
+            expected=f"type {' or '.join(need.types)}, method {' or '.join(need.methods)}",
             found=", ".join(registry.families()),
             next_step="Add a random one to `tiny_registry`, or pass `registry`.",
         )
@@ -169,16 +171,16 @@ def catalog_binder(name: str) -> Binder:
 
     Raises:
         UnknownMethodError: no method has that name.
-        UnsupportedPlanError: the method is planned, and there is nothing to run.
+        UnsupportedPlanError: the method searches, and the guarantees are those of steering.
     """
-    executor = method_named(name).executor
-    if executor is None:
+    if method_named(name).searches:
         raise UnsupportedPlanError(
-            f"Method `{name}` is planned, so there is nothing to run.",
-            expected="a method whose status is `available`",
-            found="planned",
-            next_step="Pass a binder.",
+            f"Method `{name}` searches, and the guarantees here are those of methods that steer or read.",
+            expected="a method that steers or reads one answer",
+            found=name,
+            next_step="Test a search on a tiny model, with a cost model of your own.",
         )
+    executor = method_named(name).executor
     module, _, function = executor.partition(":")
     return cast("Binder", getattr(importlib.import_module(module), function))
 

@@ -115,7 +115,7 @@ def test_scaling_keeps_order_and_range(depth, other, data):
     assert scaled_block(blocks[0], depth, depth) == blocks[0]
 
 
-@pytest.mark.parametrize("name", ["inferaligner", "harmful-intent"])
+@pytest.mark.parametrize("name", ["inferaligner", "harmful-intent", "harm-cost"])
 def test_shipped_recipes_can_be_adapted(name):
     recipe = load_recipe(registry_directory() / "recipes" / f"{name}.yaml")
     adapted = adapted_recipe(recipe, **NAMES)

@@ -68,7 +68,16 @@ def test_splits_and_kinds_are_kept_apart(workshop):
 
 
 @pytest.mark.parametrize(
-    "name", ["inferaligner", "refusal-vectors", "harmful-intent", "refusal-direction", "harmful-condition"]
+    "name",
+    [
+        "inferaligner",
+        "refusal-vectors",
+        "harmful-intent",
+        "refusal-direction",
+        "harmful-condition",
+        "harm-cost",
+        "harm-critic",
+    ],
 )
 def test_shipped_recipes_load_and_find_their_prompts(name):
     recipe = load_recipe(registry_directory() / "recipes" / f"{name}.yaml")

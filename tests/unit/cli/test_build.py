@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -131,3 +132,29 @@ def test_reused_steps_are_counted(folder):
     assert run(folder).exit_code == 0
     again = run(folder, "--out", str(folder / "again"))
     assert "2 x probe-fold" in again.output
+
+
+def test_a_cost_model_reads_its_labelled_answers_from_the_data_folder_and_says_what_is_missing(folder):
+    rows = [
+        f"lock {number},{word} {number},{label}" for number in range(4) for word, label in (("break", 1), ("no", 0))
+    ]
+    data = folder / "data"
+    data.mkdir()
+    content = "\n".join(["question,response,label", *rows]).encode()
+    (data / "labelled.csv").write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    artifact = (
+        "artifact: {type: cost_model, blocks: [1], inverse_penalty: 0.1, folds: 2, prefixes: [2], "
+        f"labelled: [{{responses: {{path: labelled.csv, sha256: {sha256}}}, rows: all}}], "
+        "answers: {tokens: 3}, weights: float32, calibration_weights: float32}"
+    )
+    lines = [artifact if line.startswith("artifact:") else line for line in RECIPE.splitlines()]
+    text = "\n".join(lines).replace("[2, 3]", "[1, 2, 3]").replace("harmful-intent", "harm-cost")
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    missing = run(folder)
+    assert missing.exit_code == 1
+    assert "--data" in missing.output
+    assert sha256 in missing.output
+    built = run(folder, "--data", str(data))
+    assert built.exit_code == 0, built.output
+    assert json.loads((folder / "out" / "manifest.json").read_bytes())["type"] == "cost_model"

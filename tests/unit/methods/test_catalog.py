@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib
+import json
 import subprocess
 import sys
 
@@ -7,6 +9,7 @@ import pytest
 
 from steerguard.errors import UnknownMethodError
 from steerguard.methods.catalog import METHODS, method_named
+from steerguard.methods.spec import SEARCHES
 
 
 def test_names_are_unique_and_are_the_tags_of_their_specs() -> None:
@@ -15,9 +18,19 @@ def test_names_are_unique_and_are_the_tags_of_their_specs() -> None:
         assert method.spec.model_json_schema()["properties"]["method"]["const"] == method.name
 
 
-def test_available_methods_and_only_those_have_an_executor() -> None:
+def test_every_method_has_an_executor() -> None:
     for method in METHODS:
-        assert (method.executor is not None) == (method.status == "available")
+        module, _, function = method.executor.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def test_a_method_searches_exactly_when_its_spec_says_so() -> None:
+    settings = {"artifact": "any@^1", "critic": "any@^1", "threshold": {"value": 0.0}}
+    for method in METHODS:
+        taken = {name: value for name, value in settings.items() if name in method.spec.model_fields}
+        entry = method.spec.model_validate_json(json.dumps({"id": "x", "method": method.name, **taken}))
+        parameters = {need.role: {"blocks": [1], "strength": "1.0"} for need in entry.artifact_needs()}
+        assert method.searches == (SEARCHES in entry.features()) == (entry.search(parameters) is not None)
 
 
 def test_each_spec_tells_idea_cost_limits_and_source() -> None:

@@ -14,7 +14,9 @@ def spec(**changes: Any) -> InferAlignerSpec:
 
 
 def test_needs_the_steering_vectors() -> None:
-    need = ArtifactNeed(role="vectors", reference="inferaligner@^1", type="steering_vectors", method="inferaligner")
+    need = ArtifactNeed(
+        role="vectors", reference="inferaligner@^1", types=("steering_vectors",), methods=("inferaligner",)
+    )
     assert spec().artifact_needs() == (need,)
 
 

@@ -19,7 +19,7 @@ def spec(**changes: Any) -> RefusalDirectionSpec:
 
 def test_it_needs_vectors_of_its_own_method() -> None:
     need = ArtifactNeed(
-        role="vectors", reference="refusal-direction@^1", type="steering_vectors", method="refusal_direction"
+        role="vectors", reference="refusal-direction@^1", types=("steering_vectors",), methods=("refusal_direction",)
     )
     assert spec().artifact_needs() == (need,)
 

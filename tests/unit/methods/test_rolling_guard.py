@@ -41,7 +41,7 @@ def test_a_probe_that_reads_no_newest_token_is_refused(params: dict[str, object]
 
 def test_it_needs_a_linear_probe() -> None:
     (need,) = spec().artifact_needs()
-    assert (need.role, need.type, need.method) == ("probe", "probe", "linear_probe")
+    assert (need.role, need.types, need.methods) == ("probe", ("probe",), ("linear_probe",))
 
 
 @pytest.mark.parametrize("settings", [", then: open", ", opens: [steer]", ", then: refuse, opens: [steer]"])

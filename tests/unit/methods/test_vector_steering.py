@@ -22,7 +22,7 @@ def spec(method: str, **changes: Any) -> GuidanceSpec:
 
 @pytest.mark.parametrize("method", SPECS)
 def test_each_method_needs_vectors_of_its_own(method: str) -> None:
-    need = ArtifactNeed(role="vectors", reference="vectors@^1", type="steering_vectors", method=method)
+    need = ArtifactNeed(role="vectors", reference="vectors@^1", types=("steering_vectors",), methods=(method,))
     assert spec(method).artifact_needs() == (need,)
 
 

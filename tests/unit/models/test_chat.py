@@ -254,3 +254,23 @@ def test_the_packaged_tokenizer_is_recognised(smollm2):
     prefill = len(tokenizer("Sure, here is")["input_ids"])
     assert prompt.ends(**batch) == (width - 1, width - 1 - prefill, width - 1)
     assert prompt.ends(ids_of(tokenizer, f"raw <|im_start|>assistant\n{SPOOFS[1]}")) == (None,)
+
+
+def test_a_template_that_refuses_texts_and_prints_parts_is_an_error():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['content'] is string %}{{ raise_exception('parts only') }}{% endif %}"
+        "{{ '<|im_start|>' ~ m['role'] ~ '\n' ~ m['content'] ~ '<|im_end|>\n' }}{% endfor %}"
+    )
+    with pytest.raises(IncompatibleModelError, match="does not render"):
+        render(tokenizer, [CHATS[0]])
+
+
+def test_a_template_that_refuses_texts_is_given_parts():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['content'] is string %}{{ raise_exception('parts only') }}{% endif %}"
+        "{{ '<|im_start|>' ~ m['role'] ~ '\n' }}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    assert encode_prompts(tokenizer, CHATS) == encode_prompts(tiny_tokenizer(), CHATS)

@@ -18,6 +18,7 @@ from steerguard.policy.load import load_policy, parse_policy
 from steerguard.policy.numbers import decimal_text
 
 FULL = Path(__file__).parents[2] / "documents" / "full.yaml"
+SEARCHES = FULL.with_name("searches.yaml")
 TODAY = date(2026, 11, 22)
 
 
@@ -65,7 +66,7 @@ def test_digest_is_stable_across_processes() -> None:
 
 
 def test_digest_of_a_pinned_document_never_changes() -> None:
-    assert load_policy(FULL).digest == "sha256:9b533211a0997eb34f73f985adeccf274bd0088aefa850fa6aa3b8e71fcbd3da"
+    assert load_policy(FULL).digest == "sha256:c81b3c2d28ae0034e20db252db199184fc28c8db5d620566edaa7ccfe1bcff93"
 
 
 def _variants(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -92,6 +93,12 @@ def _variants(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         (("guidance", 1, "block_tokens"), 31),
         (("guidance", 1, "keep"), 5),
         (("guidance", 1, "retries"), 1),
+        (("guidance", 1, "cost_budget"), {"value": 0.05}),
+        (("guidance", 1, "discount"), 0.98),
+        (("guidance", 1, "value"), "cost"),
+        (("guidance", 1, "weight"), 2.25),
+        (("guidance", 1, "temperature"), 0.8),
+        (("guidance", 1, "avoid_penalty"), 3.5),
         (("guidance", 3, "threshold"), {"value": 0.01}),
         (("guidance", 3, "every"), 5),
         (("guidance", 3, "first"), 3),
@@ -122,6 +129,44 @@ def _variants(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         (("disclosure",), "none"),
         (("audit", "content"), "none"),
     ]
+    yield from _changed(document, changes)
+
+
+def _search_variants(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield copies of the document of searches, as `_variants` does."""
+    yield from _changed(
+        document,
+        [
+            (("guidance", 0, "cost_budget", "value"), 1.25),
+            (("guidance", 0, "start"), "always"),
+            (("guidance", 0, "final_check"), "none"),
+            (("guidance", 1, "critic"), "harm-cost@^2"),
+            (("guidance", 1, "candidates"), 5),
+            (("guidance", 1, "rule"), "plain"),
+            (("guidance", 1, "weight"), 1.5),
+            (("guidance", 1, "start"), "always"),
+            (("guidance", 1, "final_check"), "none"),
+            (("guidance", 1, "temperature"), 1.0),
+            (("guidance", 2, "critic"), "harm-cost@^1"),
+            (("guidance", 2, "candidates"), 7),
+            (("guidance", 2, "block_tokens"), 15),
+            (("guidance", 2, "start"), "lazy"),
+            (("guidance", 2, "final_check"), "cost_model"),
+            (("guidance", 2, "temperature"), 1.0),
+            (("guidance", 3, "threshold"), {"fpr": 0.5}),
+            (("guidance", 3, "candidates"), 6),
+            (("guidance", 3, "start"), "lazy"),
+            (("guidance", 3, "final_check"), "cost_model"),
+            (("guidance", 4, "check"), ["input", "output"]),
+            (("guidance", 4, "cost_budget"), {"fpr": 0.5}),
+            (("budget", "fallback"), ["guardian", "filter", "blockwise"]),
+        ],
+    )
+
+
+def _changed(
+    document: dict[str, Any], changes: list[tuple[tuple[str | int, ...], Any]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     for path, value in changes:
         variant = copy.deepcopy(document)
         target: Any = variant
@@ -132,16 +177,17 @@ def _variants(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield ".".join(map(str, path)), variant
 
 
-def test_digest_changes_with_each_field() -> None:
-    policy = load_policy(FULL)
+@pytest.mark.parametrize(("path", "variants"), [(FULL, _variants), (SEARCHES, _search_variants)])
+def test_digest_changes_with_each_field(path: Path, variants: Any) -> None:
+    policy = load_policy(path)
     digests = {"unchanged": policy.digest}
-    for name, variant in _variants(policy.document()):
+    for name, variant in variants(policy.document()):
         digests[f"{name}={len(digests)}"] = policy_of(variant).digest
     assert len(set(digests.values())) == len(digests)
 
 
-def test_full_document_uses_every_field() -> None:
-    document = json.dumps(load_policy(FULL).document())
+def test_full_documents_use_every_field() -> None:
+    document = json.dumps([load_policy(path).document() for path in (FULL, SEARCHES)])
     fields = {info.alias or name for model in _models(Policy) for name, info in model.model_fields.items()}
     assert {field for field in fields if f'"{field}"' not in document} == set()
 

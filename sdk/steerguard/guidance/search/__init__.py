@@ -1,0 +1,1 @@
+"""Search guidance: loops over a proposer that choose among candidate continuations by what they cost."""
