@@ -271,6 +271,80 @@ FILES: Mapping[str, str] = {
 }
 """Result file of a table that does not bear its name."""
 
+
+def _cost_model(report: Mapping[str, Any]) -> Table:
+    """Return what a cost model's answers were measured on; ids are `labelled` and the names of the sets."""
+    found, sets = report["evaluate"], report["packaged_model"]["sets"]
+    words, pair = found["words"], f"{found['auroc']['low']} to {found['auroc']['high']}"
+    rows = [
+        (
+            "labelled",
+            ("AUROC", "labelled answers of other questions", found["auroc"]["value"], pair, str(found["rows"])),
+        ),
+        (
+            "labelled",
+            (
+                "AUROC of words (TF-IDF), same training rows",
+                "the same",
+                words["auroc"]["value"],
+                "–",
+                str(found["rows"]),
+            ),  # noqa: RUF001 - a dash for "none"
+        ),
+        (
+            "labelled",
+            (
+                "difference of the two, paired by question",
+                "the same",
+                words["difference"]["value"],
+                f"{words['difference']['low']} to {words['difference']['high']}",
+                str(found["rows"]),
+            ),
+        ),
+        *(
+            ("labelled", _flagged(*one))
+            for one in (
+                ("over the threshold", "harmful ones among them", found["harmful_found"]),
+                ("over the threshold", "harmless ones among them", found["harmless_flagged"]),
+            )
+        ),
+        *((name, _flagged("over the threshold", one["name"], one["flagged"])) for name, one in sets.items()),
+    ]
+    return ("figure", "on", "value", "95 % interval", "n"), rows
+
+
+def _flagged(figure: str, title: str, share: Mapping[str, Any]) -> tuple[str, ...]:
+    return figure, title, share["rate"], f"{share['wilson_low']} to {share['wilson_high']}", str(share["n"])
+
+
+def _search_speed(report: Mapping[str, Any]) -> Table:
+    rows = [
+        (
+            one["weights"],
+            (
+                one["weights"],
+                str(one["prompt_tokens"]),
+                f"{one['ratios']['search']['median']} ({one['ratios']['search']['lowest']} to {one['ratios']['search']['highest']})",
+                str(one["bar"]),
+                one["ratios"]["generate again"]["median"],
+                one["ratios"]["prefills every block"]["median"],
+                one["bytes_ratio"],
+            ),
+        )
+        for one in report["runs"]
+    ]
+    heads = (
+        "weights",
+        "prompt tokens",
+        "search",
+        "bar",
+        "`generate` again",
+        "prefills every block",
+        "key and value bytes",
+    )
+    return heads, rows
+
+
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], Table]] = {
     "effect": _effect,
     "calibration": _calibration,
@@ -285,6 +359,8 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], Table]] = {
     "evaluate_speed": _evaluate_speed,
     "gemma": _effect,
     "multimodal": _effect,
+    "cost_model": _cost_model,
+    "search_speed": _search_speed,
     "critic": _written("critic"),
     "critic_bar": _written("critic_bar"),
     "search": _written("search"),

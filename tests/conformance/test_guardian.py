@@ -6,6 +6,7 @@ import functools
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from tests.searched_models import text_of, with_judge
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from steerguard.critics.callable_cost import CallableCost
+from steerguard.engine import search_rows
 from steerguard.engine.search_program import named_failures
 from steerguard.errors import ArtifactIntegrityError, UnsupportedPlanError
 from steerguard.models.chat import render
@@ -165,6 +167,26 @@ def test_a_judge_that_raises_on_prompts_refuses_before_any_decode_step():
     assert {(report.cause, report.search.outcome) for report in reports} == {("critic_failed", "critic_failed")}
 
 
+def test_the_time_in_which_prompts_are_judged_counts(monkeypatch):
+    model, registry, _, batch, *_ = _setting()
+    now = [0.0]
+    monkeypatch.setattr(search_rows, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    def slow(texts):
+        now[0] += 1000.0
+        return torch.zeros(len(texts))
+
+    with judged(model, guardian_policy(FREE), registry) as (wrapped, reports):
+        engine = wrapped.guard.engine
+        searches = tuple(replace(one, prompt_cost=slow) for one in engine.program.searches)
+        wrapped.guard._engine = wrapped.guard._policies._in_force = replace(
+            engine, program=replace(engine.program, searches=searches)
+        )
+        run(wrapped, batch)
+    over = 1000 * ROWS * 1000 - engine.program.plan.max_added_latency_ms
+    assert all(report.search.late_ms >= over for report in reports)
+
+
 def test_a_prompt_without_text_cannot_be_judged():
     model, registry, *_ = _setting()
     batch = render(tokenizer(), [conversation(""), conversation("go")])
@@ -185,8 +207,11 @@ class _Only(LogitsProcessor):
         return only
 
 
-@pytest.mark.parametrize("token", ["<|reserved_0|>", "<|im_end|>"])
-def test_an_answer_that_says_nothing_is_kept_without_a_cost(token):
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [("<|reserved_0|>", ("refuse", "non_finite", "non_finite")), ("<|im_end|>", ("guide", "rule", "kept"))],
+)
+def test_an_answer_without_text_is_kept_only_where_it_has_no_token_but_ends_of_the_turn(token, expected):
     model, registry, *_ = _setting()
     index = tokenizer().convert_tokens_to_ids(token)
     assert text_of([index]) == ""
@@ -195,7 +220,7 @@ def test_an_answer_that_says_nothing_is_kept_without_a_cost(token):
             **prompts(2), max_new_tokens=4, do_sample=False, logits_processor=LogitsProcessorList([_Only(index)])
         )
     for report in reports:
-        assert (report.applied, report.search.outcome) == ("guide", "kept")
+        assert (report.applied, report.cause, report.search.outcome) == expected
         assert (report.search.cost, report.search.plain_cost) == (None, None)
 
 

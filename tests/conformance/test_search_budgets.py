@@ -145,6 +145,36 @@ def test_a_search_that_takes_too_long_ends_between_blocks(step, applied, monkeyp
         assert len(passes[1:]) % 3 == 0
 
 
+def test_one_time_limit_holds_for_all_rows_of_a_call_and_no_fallback_follows(monkeypatch):
+    model, now = shared_model(), [0.0]
+    registry_for(model)
+    monkeypatch.setattr(searching, "Ledger", lambda **limits: Ledger(clock=lambda: now[0], **limits))
+
+    class Slow(Ramp):
+        """Takes a second for each judgement."""
+
+        def cost(self, inputs):
+            now[0] += 1.0
+            return super().cost(inputs)
+
+    # A row takes four blocks, so the second one has time for two.
+    budget = "{max_extra_forward_tokens: 100000, max_added_latency_ms: 5500, on_exceeded: fallback, fallback: [cheap]}"
+    document = search_policy(
+        SEARCH.format(n=4, block=3, keep=1, retries=0), start="always", budget=budget, fallback=FALLBACK % 0.0
+    )
+    with searched(model, document) as (wrapped, found), forward_columns(model) as passes:
+        with_judge(wrapped, Slow(wrapped.guard.engine.program.searches[0].cost.blocks, 100))
+        sampled(wrapped, prompts(3), min_new_tokens=TOKENS)
+    assert [(report.cause, report.search.outcome, report.search.step) for report in found] == [
+        ("rule", "found", "search"),
+        ("budget", "latency", "search"),
+        ("budget", "latency", "search"),
+    ]
+    assert [report.search.late_ms for report in found] == [0, 500, 500]
+    assert found[2].search.forward_tokens == found[2].search.candidates_drawn == 0
+    assert counted(passes[1:]) == sum(report.search.forward_tokens for report in found)
+
+
 def _held_by_candidates(model, document, limit):
     """The most bytes of keys and values that one pass of candidates has held, and how many rows."""
     most = {}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.guarded_models import Capture, answers, conversation, fresh_model, prompts, registry_for, tokenizer
 from tests.search_checks import Ramp, Seen, judge_of, passed_through, unpadded
 from tests.searched_models import plain_costs, sampled, search_policy, searched, with_judge
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from steerguard.engine import searching
 from steerguard.models.chat import render
 from steerguard.testing.tokenizers import EOS_ID
 
@@ -133,3 +135,92 @@ def test_a_prefilled_beginning_is_kept_and_does_not_count():
     assert torch.equal(tokens[:, : batch["input_ids"].shape[1]], batch["input_ids"])
     for prompt, answer, report in zip(unpadded(batch), answered(tokens, batch, end=EOS_ID), found, strict=True):
         assert report.search.cost == pytest.approx(cost_from_scratch(model, prompt, answer, judge), abs=1e-4)
+
+
+@pytest.mark.parametrize("pad", [0, 77])
+def test_an_answer_of_the_padding_id_is_judged(pad):
+    model = fresh_model()
+    registry_for(model)
+    only = [token for token in range(model.config.vocab_size) if token != pad]
+    for free, outcome in [(-50, "no_candidate"), (100, "kept")]:
+        with searched(model, search_policy("method: best_of_n, candidates: 1")) as (wrapped, found):
+            judge = Ramp(judge_of(wrapped)[0], free=free)
+            with_judge(wrapped, judge)
+            tokens = sampled(wrapped, prompts(1), pad_token_id=pad, suppress_tokens=only, max_new_tokens=6)
+        report = found[0]
+        assert report.search.outcome == outcome
+        # Five of the six went through the model.
+        assert report.search.plain_cost == pytest.approx(5 - free, abs=0.02)
+        if outcome == "kept":
+            assert tokens[0, -6:].tolist() == [pad] * 6
+            assert report.usage.generated_tokens == report.search.kept_tokens == 6
+
+
+def test_where_rows_end_is_counted_and_not_told_by_their_tokens():
+    model = fresh_model()
+    registry_for(model)
+    batch, width = prompts(4), prompts(4)["input_ids"].shape[1]
+
+    class Ends(StoppingCriteria):
+        """Ends row r behind 3 + r tokens."""
+
+        def __call__(self, input_ids, _scores, **_kwargs):
+            return torch.arange(len(input_ids)) + 3 <= input_ids.shape[1] - width
+
+    # All tokens are the padding id, before and behind the end of a row.
+    only = [token for token in range(model.config.vocab_size) if token != 77]
+    with searched(model, search_policy(cost_budget=1e5)) as (wrapped, found):
+        sampled(wrapped, batch, pad_token_id=77, suppress_tokens=only, stopping_criteria=StoppingCriteriaList([Ends()]))
+    assert [report.search.kept_tokens for report in found] == [3, 4, 5, 6]
+    assert [report.usage.generated_tokens for report in found] == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "qwen3_next"])
+def test_marks_stay_within_the_memory_limit_and_a_search_begins_at_one_that_is_left(architecture, monkeypatch):
+    model = fresh_model(architecture)
+    registry_for(model)
+    parts = "method: inference_guard, candidates: 2, block_tokens: 2, keep: 1, retries: 0"
+    usual, seen, room, batch = searching.search_rows, [], [None], prompts(2)
+
+    def note(batch, *rest):
+        seen.append(batch.rows)
+        return usual(batch, *rest)
+
+    monkeypatch.setattr("steerguard.engine.sampling.search_rows", note)
+
+    def run(free):
+        with searched(model, search_policy(parts, final_check="none")) as (wrapped, found):
+            engine = wrapped.guard.engine
+            if room[0] is not None:
+                limit = room[0] + engine.program.plan.cost.extra_bytes(2)
+                plan = replace(engine.program.plan, max_extra_memory_bytes=limit)
+                wrapped.guard._engine = wrapped.guard._policies._in_force = replace(
+                    engine, program=replace(engine.program, plan=plan)
+                )
+            with_judge(wrapped, Ramp(judge_of(wrapped)[0], free=free))
+            sampled(wrapped, batch, min_new_tokens=12)
+        return found, seen[-1]
+
+    found, rows = run(7)
+    assert [report.search.kept_tokens for report in found] == [6, 6]
+    sizes = {tokens: mark.bytes for tokens, mark in rows.marks.items()}
+    assert sorted(set(sizes) - {12}) == [0, 2, 4, 6, 8, 10]
+    sums = sum(one.bytes for one in rows.boundaries.values())
+    if architecture == "llama":
+        assert set(sizes.values()) == {0}
+        room[0] = sums
+        _, rows = run(100)
+        assert sorted(set(rows.marks) - {12}) == [0, 2, 4, 6, 8, 10]
+        return
+    # Half of it: for the mark of the prompt, the sums, and two more marks.
+    room[0] = 2 * (sums + sizes[0] + 2 * max(sizes.values()))
+    found, rows = run(7)
+    assert rows.kept_bytes <= room[0] // 2
+    left = sorted(rows.marks)
+    assert left[0] == 0
+    assert 2 not in left
+    assert 10 in left
+    # Safe up to six tokens, which are marked no more.
+    assert 6 not in left
+    assert [report.search.kept_tokens for report in found] == [max(mark for mark in left if mark <= 6)] * 2
+    assert all(report.search.candidates in {0, 1, 2} for report in found)

@@ -20,7 +20,7 @@ from tests.guarded_models import (
 )
 from tests.search_checks import answered, cost_from_scratch, judge_of, unpadded
 from tests.searched_models import plain_costs, sampled, search_policy, searched, text_of
-from transformers import DynamicCache, StaticCache, StoppingCriteriaList
+from transformers import DynamicCache, StaticCache, StoppingCriteriaList, SynthIDTextWatermarkingConfig
 from transformers.generation.streamers import BaseStreamer
 
 from steerguard.errors import UnsupportedGenerationError, UnsupportedPlanError
@@ -260,6 +260,9 @@ def test_caches_that_do_not_fork_are_refused_by_name_before_any_token(start):
                 sampled(wrapped, prompts(2), stopping_criteria=watch, **asked)
         with pytest.raises(UnsupportedGenerationError, match="PrefixConstrained"):
             sampled(wrapped, prompts(2), stopping_criteria=watch, prefix_allowed_tokens_fn=lambda *_: [5, 6, 7])
+        watermark = SynthIDTextWatermarkingConfig(keys=[1, 2, 3], ngram_len=3)
+        with pytest.raises(UnsupportedGenerationError, match="SynthIDText"):
+            sampled(wrapped, prompts(2), stopping_criteria=watch, watermarking_config=watermark)
         assert not steps
         assert not found
         sampled(wrapped, prompts(2))

@@ -13,6 +13,7 @@ from tests.text_judges import WIDTH
 
 from steerguard.critics.callable_cost import CallableCost
 from steerguard.critics.embedding_head import EmbeddingHeadCost
+from steerguard.testing.tokenizers import BOS_ID, EOS_ID
 
 ROWS = 5
 TOKENS = 12
@@ -187,3 +188,26 @@ def test_a_judge_that_fails_between_blocks_refuses_the_row_and_leaves_the_others
     if start == "lazy":
         returned = answers(tokens, batch["input_ids"].shape[1])
         assert [row for row in range(ROWS) if returned[row] == plain[row]] == [0, 2, 3, 4]
+
+
+@pytest.mark.parametrize("only", [[BOS_ID], [EOS_ID]], ids=["control tokens", "the end of the turn"])
+def test_a_plain_answer_is_kept_unjudged_only_where_it_has_no_token_but_ends_of_the_turn(only):
+    model, registry, *_ = _setting()
+    asked = []
+
+    def judge(_asked, answered):
+        asked.extend(answered)
+        return [0.0] * len(answered)
+
+    suppressed = [token for token in range(model.config.vocab_size) if token not in only]
+    with judged(model, search_policy(SEARCHES["best_of_n"], cost_budget=1.0), registry) as (wrapped, found):
+        with_judge(wrapped, CallableCost(name="free", unit="none", threshold=1.0, judge=judge))
+        sampled(wrapped, prompts(1), suppress_tokens=suppressed, max_new_tokens=4)
+    assert text_of(only) == ""
+    assert not asked
+    report = found[0]
+    refused = ("refuse", "non_finite", "non_finite")
+    assert (report.applied, report.cause, report.search.outcome) == (
+        refused if only == [BOS_ID] else ("guide", "rule", "kept")
+    )
+    assert report.search.plain_cost is None

@@ -124,7 +124,7 @@ def test_parts_of_a_composed_rule_are_told_with_their_places_and_the_rule_as_a_w
             {"cause": "non_finite", "readings": (Reading(source="d", score=None),)},
             "`d` read a number that is not finite",
         ),
-        ({"cause": "budget"}, "the budget of memory or forward tokens"),
+        ({"cause": "budget"}, "the budget of the policy"),
         ({"intended": "refuse", "applied": "allow", "mode": "monitor"}, "`refuse` because"),
     ],
 )

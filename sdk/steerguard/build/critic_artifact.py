@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from steerguard.artifacts.calibration import Calibration, to_float32
 from steerguard.artifacts.cost_params import COST_FEATURE, CRITIC_METHOD
 from steerguard.artifacts.critic_params import CRITIC_FEATURE, CriticParams, critic_entry
+from steerguard.artifacts.manifest import ArtifactManifest
 from steerguard.build.critic_cost import calibration_of, copied_tensors, labelling_artifact
 from steerguard.build.critic_data import CostedRollouts, costed_rollouts, together
 from steerguard.build.critic_figures import foreseen_out_of_fold, ranking_figures, rankings
@@ -85,8 +87,20 @@ def build_critic(context: BuildContext, recipe: CriticRecipe) -> ArtifactParts:
             for figure in ranking_figures(ranking, how=_measured_on(recipe), weights=recipe.weights)
         ),
         calibration=calibration,
-        manifest_extra={"sign": manifest.sign or "positive means harmful"},
+        manifest_extra={
+            "sign": manifest.sign or "positive means harmful",
+            **_made_from(context, manifest),
+        },
     )
+
+
+def _made_from(context: BuildContext, cost_model: ArtifactManifest) -> dict[str, Any]:
+    """Return what the critic was made from: the prompts of this build, and all that its cost model was made from."""
+    stated = cost_model.model_extra or {}
+    own = {"prompts": dict(context.data.file_digests), "seed": context.recipe.document.seed}
+    carried = {"cost_model": stated["training"]} if "training" in stated else {}
+    answers = {"labelled_answers": stated["labelled_answers"]} if "labelled_answers" in stated else {}
+    return {"training": {**own, **carried}, **answers}
 
 
 def budgets_of(recipe: CriticRecipe, calibration: Calibration) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 - An empty answer costs `nan`: there is nothing to judge. No other answer ever does.
 - A number that is not finite, and any failure of the model, raises `CostModelError`, whose message has no text in it.
-- Running out of memory is passed on as it is, so that the caller can go on with fewer candidates.
+- Running out of memory is passed on as it is. A search refuses the row then, as for any failure of its judge.
 - Costs are float32 on the CPU, where the texts are.
 """
 

@@ -42,6 +42,11 @@ class AnswerSums:
         empty = torch.zeros(rows, parts, width, device=device)
         return cls(sums=empty, newest=empty, read=torch.zeros(rows, dtype=torch.int64, device=device))
 
+    @property
+    def bytes(self) -> int:
+        """What they take, in bytes."""
+        return sum(part.numel() * part.element_size() for part in (self.sums, self.newest, self.read))
+
     def plus(self, states: Tensor, counts: Tensor) -> AnswerSums:
         """Return the sums with one more token of each row.
 

@@ -99,7 +99,9 @@ def finish(
         _require_no_step_records(output)
         sequences = replace_rows(sequences, prompt_width=settings.prompt_width, rows=replaced, pad=settings.pad)
     own = generated_ids(sequences, settings)
-    answers = tuple(replaced.get(index, ids) for index, ids in enumerate(own))
+    # A kept answer may hold the padding id; its search knows where it ended.
+    kept = {index: searched[row].own for index, row in enumerate(rows) if row in searched}
+    answers = tuple(replaced.get(index, kept.get(index, ids)) for index, ids in enumerate(own))
     decisions = tuple(
         sequence_decision(
             engine,

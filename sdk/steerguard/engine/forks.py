@@ -92,6 +92,11 @@ class Mark:
     def __init__(self, cache: Any) -> None:
         self._layers = [_marked(layer) for layer in cache.layers]
 
+    @property
+    def bytes(self) -> int:
+        """What it keeps alive beside the cache, in bytes; 0 where every layer goes back by being cropped."""
+        return sum(_bytes(value) for held in self._layers for value in held.values())
+
     def row(self, row: int) -> Mark:
         """Return the mark for one row of the cache."""
         taken = copy.copy(self)
@@ -116,6 +121,13 @@ class Mark:
 def kept_bytes(cache: Any) -> int:
     """Return how many bytes the states of a cache take."""
     return sum(state.numel() * state.element_size() for state in states(cache))
+
+
+def _bytes(value: Any) -> int:
+    """Return how many bytes a tensor takes, or every tensor in a dictionary; 0 for everything else."""
+    if isinstance(value, dict):
+        return sum(_bytes(part) for part in value.values())
+    return value.numel() * value.element_size() if isinstance(value, torch.Tensor) else 0
 
 
 def _marked(layer: Any) -> dict[str, Any]:

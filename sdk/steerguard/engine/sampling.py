@@ -15,7 +15,6 @@ from steerguard.engine.finish import (
     GuidedResult,
     finish,
     fitted_template,
-    generated_ids,
     returned_rows,
     sequence_decision,
 )
@@ -136,7 +135,8 @@ def guided_sample(
             asked=asked,
             text=engine.text,
         )
-        found = search_rows(batch, generated_ids(sequences, settings), run.broken_rows())
+        answers = searches.answers(sequences[:, settings.prompt_width :])
+        found = search_rows(batch, answers, run.broken_rows())
     result = finish(engine, run, output, prompts, request_id, found)
     cache = turn.cache if turn.cache is not None else _returned(result.output, loop_arguments.get(CACHE))
     if not isinstance(result.output, torch.Tensor) and CACHE in result.output:

@@ -8,6 +8,7 @@ begin at.
 from __future__ import annotations
 
 import math
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 ROW_BOUND = frozenset({
     "PrefixConstrainedLogitsProcessor", "EncoderNoRepeatNGramLogitsProcessor", "EncoderRepetitionPenaltyLogitsProcessor",
+    "SynthIDTextWatermarkLogitsProcessor",
 })  # fmt: skip
 """Processors that know rows by their number in the batch, which candidates do not have."""
 
@@ -73,10 +75,13 @@ class SearchRows:
         self._asked = asked
         self.decided: dict[int, SearchOutcome] = {}
         """By row, what came of it before a token was written."""
+        self.prompt_seconds = 0.0
+        """How long it took to judge prompts."""
         self._hooks = hooks
         self._installed: InstalledHooks | None = None
         self._newest: NewestStates | None = None
         self._over: Tensor | None = None
+        self._lengths: Tensor | None = None
         self._reads: Tensor | None = None
         self._block_sizes: frozenset[int] = frozenset()
         self._processors = [type(processor).__name__ for processor in processors]
@@ -93,7 +98,9 @@ class SearchRows:
         self.boundaries: dict[int, AnswerSums] = {}
         """By generated tokens, what was read by the end of a block."""
         self.marks: dict[int, Mark] = {}
-        """By generated tokens g, where the cache lacks the last of them; at 0, where the prompt ends."""
+        """By generated tokens g, where the cache lacks the last of them; at 0, where the prompt ends. The newest that fit."""
+        self._sizes: dict[int, int] = {}
+        """By generated tokens, the bytes of marks that take any."""
         self.random: RandomState | None = None
         """Before the loop drew anything, where nothing that it draws is used."""
         self.blocks = tuple(sorted({block for search in request.program.searches for block in search.cost.blocks}))
@@ -116,14 +123,18 @@ class SearchRows:
         if not chosen:
             return
         self._require_forkable()
+        asked = time.monotonic()
         self._check_prompts()
+        self.prompt_seconds = time.monotonic() - asked
         begins = [
             None if search is None else "always" if row in self.decided else search.parts.start
             for row, search in enumerate(self.guidance)
         ]
         always, lazy = [start == "always" for start in begins], [start == "lazy" for start in begins]
-        self.logits, self.marks[0] = logits.clone(), Mark(self.cache)
+        self.logits = logits.clone()
+        self._mark(0)
         self._over = torch.zeros(len(always), dtype=torch.bool, device=logits.device)
+        self._lengths = torch.zeros(len(always), dtype=torch.int64, device=logits.device)
         if any(always):
             self.always = torch.tensor(always, device=logits.device)
         if all(one or verdict.applied == "refuse" for one, verdict in zip(always, verdicts, strict=True)):
@@ -156,12 +167,48 @@ class SearchRows:
             if any(fed % size == 0 for size in self._block_sizes):
                 self.boundaries[fed] = self.sums
         if any((fed + 1) % size == 0 for size in self._block_sizes):
-            self.marks[fed + 1] = Mark(self.cache)
+            self._mark(fed + 1)
+            self._let_marks_go()
 
     def ended(self, done: Tensor) -> None:
-        """Learn which rows have ended, bool `[rows]`; what follows is not theirs."""
-        if self._over is not None:
+        """Learn which rows have ended, bool `[rows]`, once behind every token; what follows is not theirs."""
+        if self._over is not None and self._lengths is not None:
+            self._lengths = self._lengths + ~self._over
             self._over = self._over | done.to(self._over.device)
+
+    def answers(self, generated: Tensor) -> list[tuple[int, ...]]:
+        """Return what the loop wrote for each row until the row ended, whatever its tokens are.
+
+        A token is not told from padding by its id: an app may pad with one that answers hold. Waits for the device.
+
+        Args:
+            generated: int64 `[rows, generated]`, behind the prompts.
+        """
+        ids = generated.tolist()
+        lengths = [len(row) for row in ids] if self._lengths is None else self._lengths.tolist()
+        return [tuple(row[:length]) for row, length in zip(ids, lengths, strict=True)]
+
+    @property
+    def kept_bytes(self) -> int:
+        """What the marks and the sums at ends of blocks take, in bytes."""
+        return sum(self._sizes.values()) + sum(sums.bytes for sums in self.boundaries.values())
+
+    def _mark(self, tokens: int) -> None:
+        """Mark the place where the cache is now."""
+        self.marks[tokens] = mark = Mark(self.cache)
+        if mark.bytes:
+            self._sizes[tokens] = mark.bytes
+
+    def _let_marks_go(self) -> None:
+        """Drop the oldest marks that take memory, but the one of the prompt, beyond half of what the budget leaves."""
+        plan = self._request.program.plan
+        if plan.max_extra_memory_bytes is None or not self._sizes:
+            return
+        room = (plan.max_extra_memory_bytes - plan.cost.extra_bytes(self._request.rows)) // 2
+        droppable = sorted(self._sizes.keys() - {0})
+        while droppable and self.kept_bytes > room:
+            oldest = droppable.pop(0)
+            del self.marks[oldest], self._sizes[oldest]
 
     def stop(self) -> None:
         """Take the hooks away."""

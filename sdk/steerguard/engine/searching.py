@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from steerguard.engine.search_rows import SearchRows
     from steerguard.guidance.search.search_guidance import SearchGuidance
 
-BUDGET_OUTCOMES = frozenset({"forward_tokens", "latency", "memory"})
-"""Outcomes with which a fallback may be tried."""
+BUDGET_OUTCOMES = frozenset({"forward_tokens", "memory"})
+"""Outcomes with which a fallback may be tried; where the time is up it is up for a fallback too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,8 @@ class RowSearch:
     report: SearchReport
     refused_because: Cause | None
     """None where an answer is returned."""
+    own: tuple[int, ...]
+    """What the loop wrote, without padding; it is returned where `tokens` and `refused_because` are None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,7 +73,7 @@ def search_rows(batch: Batch, answers: Sequence[tuple[int, ...]], skipped: set[i
 
     Args:
         batch: the batch, its loop ended.
-        answers: what the loop generated for each row; filler where a row searches from its first block.
+        answers: what the loop generated for each row until the row ended; filler where a row searches from its first block.
         skipped: rows that are refused already.
 
     Returns:
@@ -85,19 +87,22 @@ def search_rows(batch: Batch, answers: Sequence[tuple[int, ...]], skipped: set[i
         if guidance is not None and row not in skipped:
             # All answers to one prompt are one request.
             prompt = row // batch.run.settings.copies
-            ledger = ledgers.setdefault(prompt, _ledger(batch, row))
-            found[row] = _RowSearcher(batch, row, guidance, answers[row], ledger).run()
+            if prompt not in ledgers:
+                ledgers[prompt] = _ledger(batch, row)
+                # Rows wait for each other, so there is one time for all of them.
+                ledgers[prompt].began = next(iter(ledgers.values())).began
+            found[row] = _RowSearcher(batch, row, guidance, answers[row], ledgers[prompt]).run()
     return found
 
 
 def _ledger(batch: Batch, row: int) -> Ledger:
-    """Return the budget of one prompt, what its passes before the prefill took left out; its time begins now."""
+    """Return the budget of one prompt, less what its passes before the prefill and the reading of prompts took."""
     request, plan = batch.run.request, batch.run.request.program.plan
     passes = plan.cost.extra_forward_tokens(len(batch.prompts[row]), extra_passes=request.extra_passes)
     limit = plan.max_extra_forward_tokens
     return Ledger(
         max_forward_tokens=None if limit is None else limit - request.copies * passes,
-        max_latency_seconds=plan.max_added_latency_ms / 1000,
+        max_latency_seconds=plan.max_added_latency_ms / 1000 - batch.rows.prompt_seconds,
     )
 
 
@@ -146,10 +151,8 @@ class _RowSearcher:
             return self._result(guidance, None, "critic_failed", SearchStart(z=guidance.cost_budget))
 
     def _says_nothing(self) -> bool:
-        """Return whether the loop's own answer has nothing that its cost model could judge."""
-        said = set(self._answer) - set(self._batch.run.settings.end_ids)
-        reads_text = not self._guidance.cost.blocks
-        return not said or (reads_text and not self._batch.text(self._answer))
+        """Return whether the loop's own answer has no token but ends of the turn."""
+        return not set(self._answer) - set(self._batch.run.settings.end_ids)
 
     def _searches(self) -> tuple[SearchGuidance, ...]:
         return self._batch.run.request.program.searches
@@ -180,7 +183,7 @@ class _RowSearcher:
         start, size = SearchStart(z=guidance.cost_budget), guidance.parts.block_tokens
         costs: list[float] = [0.0]
         for tokens in range(size, len(self._answer), size) if size else ():
-            if tokens not in rows.marks or (guidance.cost.blocks and tokens not in rows.boundaries):
+            if guidance.cost.blocks and tokens not in rows.boundaries:
                 break
             cost = self._cost(guidance, rows.boundaries.get(tokens), self._answer[:tokens])
             if cost is None:
@@ -190,11 +193,15 @@ class _RowSearcher:
             z = state_after(guidance.cost_budget, steps, discount=guidance.parts.discount)
             if z <= 0:
                 break
-            start = SearchStart(z=z, tokens=self._answer[:tokens], blocks=len(steps), cost=cost)
+            # Marks that the memory limit had no room for are missing; the search then begins at an earlier one.
+            if tokens in rows.marks:
+                start = SearchStart(z=z, tokens=self._answer[:tokens], blocks=len(steps), cost=cost)
         return start
 
     def _search(self, guidance: SearchGuidance, start: SearchStart) -> Found:
         batch, ledger = self._batch, self._ledger
+        if ledger.late():
+            return _nothing("latency", guidance, start)
         held = _Held(batch, self._row, guidance, start)
         ledger.max_candidates = held.most_candidates(guidance)
         if not ledger.max_candidates or (start.tokens and not ledger.fits(1)):
@@ -207,9 +214,8 @@ class _RowSearcher:
         return search(proposer, guidance, ledger, limit=batch.run.settings.limit, start=start)
 
     def _kept(self) -> RowSearch:
-        return RowSearch(
-            tokens=None, report=self._report(self._guidance, None, "kept", SearchStart(z=0.0)), refused_because=None
-        )
+        report = self._report(self._guidance, None, "kept", SearchStart(z=0.0))
+        return RowSearch(tokens=None, report=report, refused_because=None, own=self._answer)
 
     def _result(
         self, guidance: SearchGuidance, found: Found | None, outcome: SearchOutcome, start: SearchStart
@@ -217,9 +223,12 @@ class _RowSearcher:
         tokens = None if found is None else found.tokens
         cause: Cause | None = None
         if tokens is None:
-            causes: dict[str, Cause] = {"non_finite": "non_finite", "critic_failed": "critic_failed"}
+            causes: dict[str, Cause] = {
+                "non_finite": "non_finite", "critic_failed": "critic_failed", "latency": "budget",
+            }  # fmt: skip
             cause = causes.get(outcome, "budget" if outcome in BUDGET_OUTCOMES else "no_candidate")
-        return RowSearch(tokens=tokens, report=self._report(guidance, found, outcome, start), refused_because=cause)
+        report = self._report(guidance, found, outcome, start)
+        return RowSearch(tokens=tokens, report=report, refused_because=cause, own=self._answer)
 
     def _report(
         self, guidance: SearchGuidance, found: Found | None, outcome: SearchOutcome, start: SearchStart
@@ -278,7 +287,7 @@ class _Held:
         columns = self._batch.prompt_ids.shape[1] + max(len(self._start.tokens) - 1, 0)
         widest = self._batch.prompt_ids.shape[1] + run.settings.limit
         each = -(-kept_bytes(self.row.cache) * widest // columns)
-        room = plan.max_extra_memory_bytes - plan.cost.extra_bytes(run.request.rows)
+        room = plan.max_extra_memory_bytes - plan.cost.extra_bytes(run.request.rows) - self._batch.rows.kept_bytes
         while count and count * each > room:
             count //= 2
         return count

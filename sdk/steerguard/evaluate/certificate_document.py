@@ -123,7 +123,7 @@ class CertifiedSet(_Part):
     n: Count
     """Distinct prompts that were answered."""
     repeated: Tally
-    """Prompts that were left out because they repeat an earlier one."""
+    """Prompts that were left out because they ask what an earlier one asks."""
     sha256: Digest
     """Digest of the answered conversations and prefills in order."""
     file_sha256: Sha256

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from steerguard.errors import EvaluationError
 from steerguard.evaluate.answering import GREEDY
-from steerguard.evaluate.independence import AskedFile, JudgeFiles
+from steerguard.evaluate.independence import AskedFile, JudgeFiles, plain_text
 from steerguard.evaluate.judge import JudgeQuality
 from steerguard.evaluate.prompt_files import PromptSet
 from steerguard.evaluate.recording import Judge
@@ -30,7 +30,7 @@ class CertifiedPrompts:
     file_sha256: str
     """Of the bytes of the file."""
     repeated: int = 0
-    """How many were left out because they repeat an earlier one."""
+    """How many were left out because they ask what an earlier one asks."""
 
     @property
     def asked(self) -> AskedFile:
@@ -86,7 +86,10 @@ class CertificateInputs:
 
 
 def without_repeats(sets: Sequence[tuple[PromptSet, str]]) -> tuple[CertifiedPrompts, ...]:
-    """Keep the first of equal prompts over all sets: a bound counts independent draws.
+    """Keep the first prompt of each question over all sets: a bound counts independent draws.
+
+    Prompts ask the same where their last user messages differ in case and white space only, whatever stands before
+    these and however the answers are begun.
 
     Args:
         sets: prompts and the SHA-256 of the file that they come from.
@@ -99,7 +102,7 @@ def without_repeats(sets: Sequence[tuple[PromptSet, str]]) -> tuple[CertifiedPro
     for prompts, file_sha256 in sets:
         kept: list[int] = []
         for index in range(len(prompts)):
-            key = repr((prompts.conversations[index], prompts.prefill(index)))
+            key = plain_text(prompts.prompt(index))
             if key not in seen:
                 seen.add(key)
                 kept.append(index)
@@ -107,8 +110,9 @@ def without_repeats(sets: Sequence[tuple[PromptSet, str]]) -> tuple[CertifiedPro
             raise EvaluationError(
                 "A set of prompts holds no prompt of its own.",
                 where=prompts.name,
-                expected="at least one prompt that no earlier set holds",
+                expected="at least one question that no earlier set asks",
                 found=f"{len(prompts)} prompts",
+                next_step="Leave the set out, or certify it alone: a forced beginning makes no other question.",
             )
         chosen = replace(
             prompts,

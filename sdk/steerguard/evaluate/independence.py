@@ -1,8 +1,9 @@
 """What keeps a certificate's judge and prompts apart from the training of what they measure. No torch here.
 
-A manifest says in `training` and `labelled_answers` which files an artifact was made from, by SHA-256, and perhaps which `rows` of them. A file
-that stands there may not be asked again, and may not train the judge, with one exception: the judge's own share of a
-file whose other rows, by the rule of `labelled_split`, are all that a cost model was given.
+A manifest says in `training` and `labelled_answers` which files an artifact was made from, by SHA-256, and perhaps which
+`rows` of them. A file that stands there may not be asked again, and may not train the judge, with one exception: the
+judge's own share of a file whose other rows, by the rule of `labelled_split`, are all that a cost model was given.
+Digests elsewhere, such as the pinned files of a model that judges texts, say nothing about training.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from steerguard.evaluate.certificate_document import Independence
 COST_MODEL_ROWS = "cost_model"
 """What a manifest says in `rows` when an artifact was given only the rows that are not the judge's."""
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
+TRAINING_STATEMENT = ("training", "labelled_answers")
+"""Fields of a manifest that say what an artifact was made from."""
 _DIGEST_KEYS = ("sha256", "digest")
 _NAME_KEYS = ("file", "path", "name")
 _ALWAYS_OPEN = (
@@ -62,13 +65,14 @@ class AskedFile:
 
 
 def training_files(manifest: ArtifactManifest) -> tuple[TrainingFile, ...]:
-    """Return every file that a manifest states outside its fixed fields, for example in `training`, or in its params."""
-    places = (manifest.model_extra, manifest.params)
-    return tuple(
+    """Return every file that a manifest states as training data, each once."""
+    stated = manifest.model_extra or {}
+    found = (
         TrainingFile(artifact=manifest.reference, name=name, sha256=sha256, rows=rows)
-        for place in places
-        for name, sha256, rows in _stated(place, "training", None)
+        for place in TRAINING_STATEMENT
+        for name, sha256, rows in _stated(stated.get(place), place, None)
     )
+    return tuple(dict.fromkeys(found))
 
 
 def check_independence(
@@ -91,7 +95,7 @@ def check_independence(
     stated = [file for manifest in manifests for file in training_files(manifest)]
     _check_judge(judge, stated)
     _check_asked_files(asked, judge, stated)
-    prompts = {_plain(prompt) for one in asked for prompt in one.prompts}
+    prompts = {plain_text(prompt) for one in asked for prompt in one.prompts}
     _check_texts(prompts, judge.questions, "the judge's labelled answers")
     checked = [
         f"{len(stated)} training files that {len(manifests)} artifacts state: none is a file of these prompts",
@@ -151,7 +155,7 @@ def _check_asked_files(asked: Sequence[AskedFile], judge: JudgeFiles, stated: Se
 
 
 def _check_texts(prompts: set[str], texts: Sequence[str], whose: str) -> None:
-    same = prompts & {_plain(text) for text in texts}
+    same = prompts & {plain_text(text) for text in texts}
     if same:
         raise EvaluationError(
             "Prompts of a certificate were training prompts.",
@@ -162,7 +166,7 @@ def _check_texts(prompts: set[str], texts: Sequence[str], whose: str) -> None:
         )
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Return a text without differences of case and white space."""
     return " ".join(text.casefold().split())
 

@@ -77,7 +77,7 @@ METHODS: tuple[Method, ...] = (
     Method(
         name="inference_guard",
         spec=InferenceGuardSpec,
-        status="available",
+        status="experimental",
         executor=SEARCH_EXECUTOR,
         page="methods/inference-guard.md",
         searches=True,

@@ -124,7 +124,8 @@ def check_searches(plan: Plan) -> None:
 
     Raises:
         UnsupportedPlanError: a plan that searches and reads answers, that may open two searches for one row, that
-            releases text before an answer is decided, or that falls back to a search that draws nothing.
+            releases text before an answer is decided, or that falls back to a search that draws nothing or promises less
+            than one that the rules may open.
         BudgetInfeasibleError: a search draws more candidates, or more forward tokens for one block, than the budget
             allows.
     """
@@ -159,6 +160,41 @@ def check_searches(plan: Plan) -> None:
                 where="budget.fallback",
                 next_step="Remove it; a row whose last fallback reaches a limit is refused.",
             )
+    _check_promises(plan, found)
+
+
+def _check_promises(plan: Plan, found: list[PlannedStep]) -> None:
+    """Require that a row whose search checks the finished answer gets no answer through a fallback that checks less."""
+    named = {*plan.default_use, *(name for rule in plan.rules for name in rule.use)}
+    for opened in found:
+        if opened.id in named:
+            for fallback in found:
+                if fallback.id in plan.fallback and not _promises(fallback, opened):
+                    raise UnsupportedPlanError(
+                        f"The fallback `{fallback.id}` may give an answer that `{opened.id}` would refuse as too costly.",
+                        expected=f"the check of `{opened.id}`: {_promise(opened)}, or a lower budget",
+                        found=_promise(fallback),
+                        where=f"budget.fallback: `{fallback.id}`, guidance entry `{opened.id}`",
+                        next_step="Give the fallback the same critic, `final_check: cost_model` and a budget no higher.",
+                    )
+
+
+def _promises(fallback: PlannedStep, opened: PlannedStep) -> bool:
+    """Return whether every answer of a fallback is within the budget of the search that it stands in for."""
+    mine, theirs = fallback.search, opened.search
+    if theirs is None or theirs.final_check == "none":
+        return True
+    if mine is None or mine.final_check == "none" or fallback.cost_budget is None or opened.cost_budget is None:
+        return False
+    same = fallback.artifacts["critic"].digest == opened.artifacts["critic"].digest
+    return same and fallback.cost_budget.value <= opened.cost_budget.value
+
+
+def _promise(step: PlannedStep) -> str:
+    if step.search is None or step.search.final_check == "none" or step.cost_budget is None:
+        return "`final_check: none`"
+    critic = step.artifacts["critic"]
+    return f"cost by {critic.reference} ({critic.digest[:19]}) below {step.cost_budget.value!r}"
 
 
 def _check_alone(plan: Plan, searching: list[str]) -> None:

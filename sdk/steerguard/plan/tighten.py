@@ -11,7 +11,8 @@ A plan tightens another one on the same model when all of this holds:
 - A prompt without an assistant header is not allowed where, or for longer than, the plan in force allows it.
 - Streamed tokens leave no earlier.
 - Its limits on memory, forward tokens, candidates and latency are at most those in force, and what exceeds them is
-  refused; or all of these, and the fallback, are the same.
+  refused; or all of these, and the fallback, are the same. With a search under `final_check: none` they are the same:
+  it may answer with the best of fewer candidates.
 - Everything else, except names, digests and the refusal's text, is equal.
 
 The rules are compared exactly, by one combination of scores for each that they tell apart. Both plans have the same
@@ -128,6 +129,8 @@ def _settings(in_force: Plan, wanted: Plan) -> Iterator[tuple[str, object, objec
 
 
 def _limits(in_force: Plan, wanted: Plan) -> Iterator[tuple[str, object, object]]:
+    # Lower limits leave such a search fewer candidates, and it answers with the best of them, whatever that costs.
+    unchecked = [step.id for step in in_force.steps if step.search is not None and step.search.final_check == "none"]
     for name in LIMITS:
         limit, found = getattr(in_force, name), getattr(wanted, name)
         if limit is not None and (found is None or found > limit):
@@ -135,6 +138,9 @@ def _limits(in_force: Plan, wanted: Plan) -> Iterator[tuple[str, object, object]
         elif limit != found and wanted.on_exceeded != "refuse":
             # What is exceeded earlier falls back earlier, to an entry of which nobody can say that it is stricter.
             yield f"budget: {name}", f"{limit}, or `on_exceeded: refuse`", found
+        elif limit != found and unchecked:
+            expected = f"{'no limit' if limit is None else limit}, because `{unchecked[0]}` has `final_check: none`"
+            yield f"budget: {name}", expected, found
     if wanted.on_exceeded != "refuse":
         for name in ("on_exceeded", "fallback"):
             one, other = getattr(in_force, name), getattr(wanted, name)

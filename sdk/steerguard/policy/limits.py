@@ -51,18 +51,26 @@ class Budget(Section):
     """Candidates that may be alive at once."""
     max_added_latency_ms: Annotated[
         int,
-        Field(ge=1, le=3_600_000, json_schema_extra={"x-unit": "milliseconds", "x-cost": "limits waiting time"}),
+        Field(
+            ge=1, le=3_600_000, json_schema_extra={"x-unit": "milliseconds per call", "x-cost": "limits waiting time"}
+        ),
     ] = 4000
-    """Time that guidance may add; checked between blocks, and an overshoot is logged."""
+    """Time that guidance may add to a call, all its prompts together; checked between blocks, and an overshoot is logged.
+
+    Rows whose search comes too late are refused.
+    """
     max_extra_memory_mib: Annotated[
         int,
         Field(ge=1, le=1_048_576, json_schema_extra={"x-unit": "MiB", "x-cost": "limits caches and artifacts"}),
     ] = 512
     """Memory that artifacts, gates and additional caches may take."""
     on_exceeded: Literal["refuse", "fallback"] = "refuse"
-    """What happens when a limit is reached: `refuse` the row, or try the `fallback` list first."""
+    """What happens when a limit is reached: `refuse` the row, or try the `fallback` list first; a time limit refuses."""
     fallback: tuple[Identifier, ...] = ()
-    """Ids of cheaper guidance entries, tried in order; needed with `on_exceeded: fallback`, forbidden otherwise."""
+    """Ids of cheaper guidance entries, tried in order; needed with `on_exceeded: fallback`, forbidden otherwise.
+
+    Not tried once the time is up.
+    """
 
 
 class Streaming(Section):

@@ -14,7 +14,8 @@ from steerguard.artifacts.verify import verify_artifact
 from steerguard.build.artifact import build_artifact
 from steerguard.critics.cost import CostInputs
 from steerguard.critics.safety_value import CRITIC_FILE, bind_critic
-from steerguard.errors import CalibrationError, RecipeError
+from steerguard.errors import CalibrationError, EvaluationError, RecipeError
+from steerguard.evaluate.independence import AskedFile, JudgeFiles, check_independence, training_files
 from steerguard.registry.local import create_registry
 from steerguard.testing import tiny_model
 
@@ -127,6 +128,19 @@ def test_a_build_from_the_cache_gives_the_same_bytes_and_no_file_holds_a_text(wo
     assert {"rollouts", "rollout-states"} <= set(second.reused_steps)
     for path in (*cache.glob("*.safetensors"), *first.folder.rglob("*")):
         assert not path.is_file() or b"break the lock" not in path.read_bytes()
+
+
+def test_the_manifest_states_what_the_cost_model_was_made_from(workshop, cost_model):
+    manifest = verified(workshop.build(critic_recipe(workshop, cost_model))).manifest
+    origin = verified(cost_model).manifest
+    stated = {(file.name, file.sha256, file.rows) for file in training_files(manifest)}
+    assert stated >= {(file.name, file.sha256, file.rows) for file in training_files(origin)}
+    assert manifest.model_extra["training"]["cost_model"] == origin.model_extra["training"]
+    labelled = hashlib.sha256((workshop.folder / "labelled.csv").read_bytes()).hexdigest()
+    judge = JudgeFiles(labelled_sha256=labelled, harmless_sha256=None, rows="judge", questions=("a question",))
+    asked = [AskedFile(name="set", sha256="c" * 64, prompts=("what is bread?",))]
+    with pytest.raises(EvaluationError, match="judge was trained on rows"):
+        check_independence([manifest], judge, asked, {}.get)
 
 
 def test_only_the_pinned_cost_model_labels(workshop, cost_model):

@@ -32,7 +32,7 @@ def test_validate_checks_every_file_and_exits_with_1(tmp_path: Path) -> None:
     result = runner.invoke(app, ["validate", str(bad), "absent", "refuse-only"])
     assert result.exit_code == 1
     assert "refuse-only: ok" in result.stdout
-    assert f"{bad}:30:5" in result.stderr
+    assert f"{bad}:31:5" in result.stderr
     assert "Did you mean `coefficient`?" in result.stderr
     assert "PolicyNotFoundError" in result.stderr
 

@@ -178,6 +178,21 @@ def test_a_set_that_only_repeats_an_earlier_one_is_refused():
         without_repeats([(prompts("a", ["x", "y"]), HEX), (prompts("b", ["y", "x"]), HEX)])
 
 
+def test_a_question_counts_once_however_it_is_written_or_begun():
+    plain = prompts("plain", ["How is TEA made?", "how  is tea made? ", "What is bread?"])
+    begun = prompts("begun", ["What is bread?", "What is butter?"], ("Sure", "Sure"))
+    first, second = without_repeats([(plain, HEX), (begun, HEX)])
+    assert [one.prompts.prompt(index) for one in (first, second) for index in range(len(one.prompts))] == [
+        "How is TEA made?",
+        "What is bread?",
+        "What is butter?",
+    ]
+    assert (first.repeated, second.repeated) == (1, 1)
+    assert second.prompts.prefills == ("Sure",)
+    with pytest.raises(EvaluationError, match="no prompt of its own"):
+        without_repeats([(plain, HEX), (prompts("begun", ["what is bread?"], ("Sure",)), HEX)])
+
+
 def test_the_document_is_json_with_integers_and_texts_only(tmp_path):
     def floats(node):
         if isinstance(node, dict):

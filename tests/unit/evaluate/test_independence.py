@@ -76,6 +76,21 @@ def test_labelled_answers_of_a_cost_model_are_found():
     assert [(file.name, file.sha256, file.rows) for file in found] == [("t.csv", COST_FILE, "cost_model")]
 
 
+def test_pinned_files_of_a_judge_of_texts_are_no_training_files():
+    data = manifest().model_dump(mode="json", by_alias=True)
+    params = {**data["params"], "model": {"files": {"model.safetensors": COST_FILE}}}
+    other = {"reads": {"file": "vocabulary.txt", "sha256": OTHER}}
+    pinned = ArtifactManifest.model_validate_json(json.dumps({**data, **other, "params": params}))
+    assert training_files(pinned) == ()
+    found = check_independence([pinned], judge(), asked(), not_at_hand)
+    assert f"training data of {pinned.reference}: its manifest states none" in found.not_checked
+    assert found.checked[0].startswith("0 training files that 1 artifacts state")
+
+
+def test_a_file_that_is_stated_twice_counts_once():
+    assert len(training_files(told({"prompts": {"x.jsonl": COST_FILE}, "again": {"x.jsonl": COST_FILE}}))) == 1
+
+
 def test_a_manifest_without_a_statement_has_no_files_and_is_named_as_not_checked():
     bare = manifest()
     assert training_files(bare) == ()

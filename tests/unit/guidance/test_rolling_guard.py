@@ -79,7 +79,7 @@ def test_the_plan_says_what_is_read_and_from_which_score_on() -> None:
     plan, _ = planned("{value: 1.5}", every=3)
     lines = describe(plan)
     assert any("watch" in line and "every 3" in line and "1.5000" in line for line in lines)
-    assert "Read at generated tokens: 2 blocks, while the answer of any row is watched." in lines
+    assert "Read at generated tokens: 2 blocks, while the answer of any row is watched or searched for." in lines
 
 
 def test_moments_follow_first_and_every() -> None:

@@ -25,7 +25,7 @@ from steerguard.plan.describe import describe
 from steerguard.plan.planned_rules import float32
 from steerguard.plan.resolve import resolve_artifacts
 from steerguard.plan.search_cost import search_bytes
-from steerguard.plan.search_plan import held_bytes
+from steerguard.plan.search_plan import check_searches, held_bytes
 from steerguard.plan.tighten import check_tightens
 from steerguard.policy.load import parse_policy
 
@@ -168,6 +168,57 @@ def test_a_fallback_draws_something():
         plan_of(document(SEARCH, nothing, more="budget: {on_exceeded: fallback, fallback: [plain]}"))
     told = "\n".join(describe(plan_of(document(nothing.replace("id: plain", "id: search")))))
     assert "Search search draws nothing: it gives the plain answer, or refuses." in told
+
+
+CHEAP = "id: cheap, method: best_of_n, candidates: 2"
+
+
+def falling_back(fallback, *, final_check="cost_model"):
+    return document(
+        f"{SEARCH}, final_check: {final_check}, cost_budget: {{value: 0.5}}",
+        f"{CHEAP}, {fallback}",
+        more="budget: {on_exceeded: fallback, fallback: [cheap]}",
+    )
+
+
+@pytest.mark.parametrize(
+    "fallback",
+    [
+        "critic: harm-cost@^1, cost_budget: {value: 0.5}, start: always, final_check: none",
+        "critic: harm-cost@^1, cost_budget: {value: 0.5}, final_check: none",
+        "critic: harm-cost@^1, cost_budget: {value: 0.75}",
+    ],
+)
+def test_a_fallback_promises_no_less_than_the_search_that_it_stands_in_for(fallback):
+    with pytest.raises(UnsupportedPlanError, match="`cheap` may give an answer that `search` would refuse"):
+        plan_of(falling_back(fallback))
+    kept = "critic: harm-cost@^1, cost_budget: {value: 0.5}"
+    assert plan_of(falling_back(kept)).fallback == ("cheap",)
+    assert plan_of(falling_back(kept.replace("0.5", "0.25"))).fallback == ("cheap",)
+    assert plan_of(falling_back(fallback, final_check="none")).fallback == ("cheap",)
+
+
+def test_a_fallback_judges_with_the_same_artifact():
+    plan = plan_of(falling_back("critic: harm-cost@^1, cost_budget: {value: 0.5}"))
+    search, cheap = plan.steps
+    check_searches(plan)
+    other = replace(cheap.artifacts["critic"], digest="sha256:" + "0" * 64)
+    with pytest.raises(UnsupportedPlanError, match="sha256:000000000000"):
+        check_searches(replace(plan, steps=(search, replace(cheap, artifacts={"critic": other}))))
+
+
+def test_a_fallback_that_no_rule_opens_binds_no_other_fallback():
+    entries = [
+        f"{SEARCH}, cost_budget: {{value: 0.5}}",
+        f"{CHEAP}, critic: harm-cost@^1, cost_budget: {{value: 0.25}}",
+        f"{CHEAP.replace('cheap', 'last')}, critic: harm-cost@^1, cost_budget: {{value: 0.5}}",
+    ]
+    more = "budget: {on_exceeded: fallback, fallback: [cheap, last]}"
+    assert plan_of(document(*entries, more=more)).fallback == ("cheap", "last")
+    with pytest.raises(UnsupportedPlanError, match="`search` may give an answer that `cheap` would refuse"):
+        plan_of(
+            document(*entries, rules=(ALWAYS.replace("search", "cheap"),), more=more.replace("[cheap, ", "[search, "))
+        )
 
 
 def test_a_search_and_a_rolling_guard_in_one_plan_are_refused():
@@ -322,6 +373,20 @@ def test_limits_shrink_only_where_exceeding_them_refuses(in_force, name):
     looser(in_force, falls, "on_exceeded")
     looser(falls, replace(falls, **{name: getattr(falls, name) - 1}), name)
     looser(falls, replace(falls, fallback=("search", "other")), "fallback")
+
+
+@pytest.mark.parametrize(
+    "name", ["max_extra_memory_bytes", "max_candidates", "max_added_latency_ms", "max_extra_forward_tokens"]
+)
+def test_limits_stay_where_a_search_answers_with_the_best_that_they_leave(name):
+    unchecked = plan_of(document(f"{SEARCH}, final_check: none, cost_budget: {{value: 0.5}}"))
+    check_tightens(unchecked, unchecked)
+    smaller = replace(unchecked, **{name: getattr(unchecked, name) - 1})
+    looser(unchecked, smaller, "`search` has `final_check: none`")
+    with pytest.raises(LooserPolicyError) as caught:
+        check_tightens(replace(unchecked, **{name: None}), unchecked)
+    assert caught.value.expected == "no limit, because `search` has `final_check: none`"
+    looser(smaller, unchecked, name)
 
 
 def test_the_canonical_example_still_says_what_it_said():
