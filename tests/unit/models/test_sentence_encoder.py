@@ -1,4 +1,4 @@
-"""The packaged sentence encoder, where it is installed, and what is said where it is not."""
+"""The packaged sentence encoder, and what is said where it is not installed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,7 @@ import numpy as np
 import pytest
 
 from steerguard.errors import ContentError
-from steerguard.models.sentence_encoder import DISTRIBUTION, INSTALL_LINE, packaged_encoder
-
-
-def installed():
-    try:
-        metadata.distribution(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+from steerguard.models.sentence_encoder import INSTALL_LINE, packaged_encoder
 
 
 def test_without_the_distribution_the_error_has_the_line_that_installs_it(monkeypatch):
@@ -38,7 +30,6 @@ def test_a_distribution_without_a_model_is_told_from_one_that_is_absent(monkeypa
         packaged_encoder()
 
 
-@pytest.mark.skipif(not installed(), reason=f"{DISTRIBUTION} is not installed")
 def test_texts_become_unit_vectors_that_tell_topics_apart_and_do_not_depend_on_neighbours():
     encoder = packaged_encoder()
     texts = ["Bake the bread for an hour.", "Put the loaf into the oven and bake it.", "The train leaves at noon."]
