@@ -76,16 +76,6 @@ class GuardianCost:
         """Empty: it reads texts."""
         return ()
 
-    @property
-    def unit(self) -> str:
-        """What the cost is counted in."""
-        return self.settings.unit
-
-    @property
-    def threshold(self) -> float:
-        """The budget that the description states."""
-        return self.settings.budget
-
     def cost(self, inputs: CostInputs) -> Tensor:
         """Return the cost of each answer, judged with its prompt as the user's message.
 

@@ -181,7 +181,7 @@ def test_a_failing_model_is_our_error_without_text_and_out_of_memory_passes():
 
 def test_unit_and_threshold_are_those_of_the_description():
     reader = judge(unit="points", threshold="-1.5")
-    assert (reader.unit, reader.threshold, reader.blocks) == ("points", -1.5, ())
+    assert (reader.settings.unit, reader.settings.budget, reader.blocks) == ("points", -1.5, ())
 
 
 def three():
