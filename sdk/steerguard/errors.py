@@ -14,6 +14,23 @@ The tree is grouped by what the reader must change, so that the group is the fir
     │   ├── ArtifactNotFoundError
     │   ├── ArtifactIntegrityError
     │   └── ArtifactFormatError
+    ├── TrustError                    the bytes are right, but nobody who is trusted vouches for them
+    │   ├── TrustPolicyError
+    │   ├── SigningKeyError
+    │   ├── SignatureError
+    │   ├── VettingError
+    │   ├── RevokedError
+    │   ├── RollbackError
+    │   └── StaleError
+    ├── RegistryError                 a registry could not be reached, or refused
+    │   ├── RegistryUnavailableError
+    │   ├── RegistryAccessError
+    │   ├── PublishConflictError
+    │   └── PublishRefusedError
+    ├── LockError                     the lock file does not fit: lock again
+    │   ├── LockFormatError
+    │   ├── UnlockedArtifactError
+    │   └── LockMismatchError
     ├── PlanError                     each part is fine, together they do not fit
     │   ├── UnsupportedArchitectureError
     │   ├── IncompatibleModelError
@@ -140,6 +157,74 @@ class ArtifactIntegrityError(ArtifactError):
 
 class ArtifactFormatError(ArtifactError):
     """Raised when a manifest, header, dtype, shape or value is not what the format allows."""
+
+
+class TrustError(SteerguardError):
+    """The bytes are those that were pinned, but nobody who is trusted vouches for them."""
+
+
+class TrustPolicyError(TrustError):
+    """Raised when a trust policy is malformed or contradicts itself."""
+
+
+class SigningKeyError(TrustError):
+    """Raised when a signing or public key is missing, unreadable, open to others or malformed."""
+
+
+class SignatureError(TrustError):
+    """Raised when a signature is missing, malformed, wrong, or not by a key that may sign this."""
+
+
+class VettingError(TrustError):
+    """Raised when no valid vetting statement reaches the level that the trust policy requires."""
+
+
+class RevokedError(TrustError):
+    """Raised when an artifact, or every key that signed it, is revoked."""
+
+
+class RollbackError(TrustError):
+    """Raised when a registry shows an older state than one that was seen before."""
+
+
+class StaleError(TrustError):
+    """Raised when an index or a list of revocations has expired or is too old to rely on."""
+
+
+class RegistryError(SteerguardError):
+    """A registry could not be reached, or refused."""
+
+
+class RegistryUnavailableError(RegistryError):
+    """Raised when a remote registry does not answer, or the network is switched off."""
+
+
+class RegistryAccessError(RegistryError):
+    """Raised when a registry refuses access: no token, a wrong one, or no permission."""
+
+
+class PublishConflictError(RegistryError):
+    """Raised when somebody else published meanwhile, or the version exists with other content."""
+
+
+class PublishRefusedError(RegistryError):
+    """Raised when an artifact may not be published as it is."""
+
+
+class LockError(SteerguardError):
+    """The lock file does not fit what is asked."""
+
+
+class LockFormatError(LockError):
+    """Raised when a lock file is malformed or was edited."""
+
+
+class UnlockedArtifactError(LockError):
+    """Raised when a remote artifact is asked for that no lock file pins."""
+
+
+class LockMismatchError(LockError):
+    """Raised when a lock file was made for another policy, or pins what the reference does not admit."""
 
 
 class PlanError(SteerguardError):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
+from steerguard.artifacts.contents import Content
 from steerguard.artifacts.manifest import TensorEntry
 from steerguard.errors import ArtifactFormatError
 
@@ -21,8 +22,10 @@ _METADATA: tuple[Mapping[str, str], ...] = ({}, {"format": "pt"})
 """Metadata is informative only, so nothing but the writer's own mark is accepted."""
 
 
-def check_header(content: bytes, expected: Mapping[str, TensorEntry], *, where: str) -> None:
+def check_header(content: Content, expected: Mapping[str, TensorEntry], *, where: str) -> dict[str, tuple[int, int]]:
     """Refuse a safetensors file whose header differs from the manifest or from its own data.
+
+    Return where in the file each tensor lies: first byte, and the byte behind the last, by name.
 
     Args:
         content: the whole file.
@@ -33,7 +36,8 @@ def check_header(content: bytes, expected: Mapping[str, TensorEntry], *, where: 
         ArtifactFormatError: truncated, header too large or malformed, tensors missing or unexpected, another dtype or
             shape, or offsets that do not cover the data exactly.
     """
-    header, data_bytes = _read(content, where)
+    header, data_start = _read(content, where)
+    data_bytes = len(content) - data_start
     metadata = header.pop("__metadata__", {})
     if metadata not in _METADATA:
         raise ArtifactFormatError("The file carries metadata.", where=f"{where}: __metadata__", expected="none")
@@ -44,9 +48,9 @@ def check_header(content: bytes, expected: Mapping[str, TensorEntry], *, where: 
             expected=", ".join(sorted(expected)),
             found=", ".join(sorted(header))[:500],
         )
-    spans = [_span(header[name], entry, where=f"{where}: {name}") for name, entry in expected.items()]
+    spans = {name: _span(header[name], entry, where=f"{where}: {name}") for name, entry in expected.items()}
     position = 0
-    for start, end in sorted(spans):
+    for start, end in sorted(spans.values()):
         if start != position:
             raise ArtifactFormatError(
                 "The tensors leave a gap or overlap.", where=where, expected=f"offset {position}", found=start
@@ -56,9 +60,10 @@ def check_header(content: bytes, expected: Mapping[str, TensorEntry], *, where: 
         raise ArtifactFormatError(
             "The tensors do not cover the data exactly.", where=where, expected=f"{position} bytes", found=data_bytes
         )
+    return {name: (data_start + start, data_start + end) for name, (start, end) in spans.items()}
 
 
-def _read(content: bytes, where: str) -> tuple[dict[str, Any], int]:
+def _read(content: Content, where: str) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(content[:_LENGTH_BYTES], "little")
     if len(content) < _LENGTH_BYTES or length > len(content) - _LENGTH_BYTES or length > MAX_HEADER_BYTES:
         raise ArtifactFormatError(
@@ -69,7 +74,7 @@ def _read(content: bytes, where: str) -> tuple[dict[str, Any], int]:
         )
     try:
         header = json.loads(
-            content[_LENGTH_BYTES : _LENGTH_BYTES + length].decode("utf-8"), object_pairs_hook=_distinct_keys
+            bytes(content[_LENGTH_BYTES : _LENGTH_BYTES + length]).decode("utf-8"), object_pairs_hook=_distinct_keys
         )
     except (ValueError, RecursionError) as error:
         raise ArtifactFormatError(
@@ -77,7 +82,7 @@ def _read(content: bytes, where: str) -> tuple[dict[str, Any], int]:
         ) from error
     if not isinstance(header, dict):
         raise ArtifactFormatError("The safetensors header is not an object.", where=where, found=type(header).__name__)
-    return header, len(content) - _LENGTH_BYTES - length
+    return header, _LENGTH_BYTES + length
 
 
 def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -21,18 +21,18 @@ from contextlib import contextmanager
 from pathlib import PurePath
 
 from steerguard.artifacts.calibration import Calibration, parse_calibration
+from steerguard.artifacts.contents import content_of, sha256_of, size_of
 from steerguard.artifacts.header import check_header
 from steerguard.artifacts.manifest import ArtifactManifest, manifest_digest, parse_manifest
 from steerguard.artifacts.paths import (
     CALIBRATION,
     MANIFEST,
-    MAX_FILE_BYTES,
     MAX_FILES,
     check_distinct,
     check_path,
     is_pinned,
+    size_limit,
 )
-from steerguard.canonical import sha256_hex
 from steerguard.errors import ArtifactError, ArtifactFormatError, ArtifactIntegrityError
 
 
@@ -65,7 +65,7 @@ def check_integrity(
     """Check the bytes of one artifact against the digest that it is pinned to.
 
     Args:
-        files: content by relative POSIX path, `manifest.json` included.
+        files: content by relative POSIX path, `manifest.json` included. `ReadFiles` were hashed while they were read.
         pinned_digest: `sha256:<hex>` from an index, a lock or a plan.
         where: the artifact's name or folder for messages: they say `<where>/<file>`.
 
@@ -81,7 +81,7 @@ def check_integrity(
         _check_files(manifest, files)
         for entry in manifest.files:
             if entry.tensors:
-                check_header(files[entry.path], entry.tensors, where=entry.path)
+                check_header(content_of(files, entry.path), entry.tensors, where=entry.path)
         calibration = parse_calibration(files[CALIBRATION]) if CALIBRATION in files else None
     return manifest, calibration
 
@@ -142,9 +142,9 @@ def _check_files(manifest: ArtifactManifest, files: Mapping[str, bytes]) -> None
             found="absent",
         )
     for path in sorted(set(files) - set(listed) - {MANIFEST}):
-        if len(files[path]) > MAX_FILE_BYTES:
+        if size_of(files, path) > size_limit(path):
             raise ArtifactFormatError(
-                "A file is too large.", where=path, expected=MAX_FILE_BYTES, found=len(files[path])
+                "A file is too large.", where=path, expected=size_limit(path), found=size_of(files, path)
             )
     _check_contents(manifest, files)
 
@@ -152,14 +152,14 @@ def _check_files(manifest: ArtifactManifest, files: Mapping[str, bytes]) -> None
 def _check_contents(manifest: ArtifactManifest, files: Mapping[str, bytes]) -> None:
     listed = manifest.file_entries
     for path, entry in listed.items():
-        if len(files[path]) != entry.size:
+        if size_of(files, path) != entry.size:
             raise ArtifactIntegrityError(
                 "A file has another size.",
                 where=path,
                 expected=f"{entry.size} bytes",
-                found=f"{len(files[path])} bytes",
+                found=f"{size_of(files, path)} bytes",
             )
     for path, entry in listed.items():
-        found = sha256_hex(files[path])
+        found = sha256_of(files, path)
         if found != entry.sha256:
             raise ArtifactIntegrityError("A file has another digest.", where=path, expected=entry.sha256, found=found)

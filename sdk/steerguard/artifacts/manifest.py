@@ -16,13 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from steerguard.artifacts.paths import (
     CARD,
     MANIFEST,
-    MAX_FILE_BYTES,
     MAX_FILES,
     MAX_MANIFEST_BYTES,
+    MAX_WEIGHTS_BYTES,
     check_distinct,
     check_path,
     is_pinned,
     is_weights,
+    size_limit,
 )
 from steerguard.artifacts.reference import NAME_MAX_LENGTH, NAME_PATTERN
 from steerguard.artifacts.strict_json import validated
@@ -149,7 +150,7 @@ class FileEntry(BaseModel):
     """Relative POSIX path."""
     sha256: Sha256
     """Digest of the bytes."""
-    size: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
+    size: Annotated[int, Field(ge=0, le=MAX_WEIGHTS_BYTES)]
     """Number of bytes."""
     tensors: dict[Text, TensorEntry] | None = None
     """Every tensor in the file, for `weights/` only."""
@@ -308,6 +309,13 @@ def _check_files(manifest: ArtifactManifest) -> None:
         if not is_pinned(entry.path):
             raise ArtifactFormatError(
                 "The manifest lists a file that lies outside its digest.", where=f"{MANIFEST}: files", found=entry.path
+            )
+        if entry.size > size_limit(entry.path):
+            raise ArtifactFormatError(
+                "A file is too large.",
+                where=f"{MANIFEST}: files: {entry.path}: size",
+                expected=f"at most {size_limit(entry.path)} bytes",
+                found=entry.size,
             )
         if is_weights(entry.path) != bool(entry.tensors):
             raise ArtifactFormatError(

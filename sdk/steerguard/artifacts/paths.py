@@ -22,7 +22,12 @@ ATTESTATIONS = "attestations"
 DIRECTORIES: tuple[str, ...] = (WEIGHTS, ATTESTATIONS)
 """The only sub-folders of an artifact; neither has sub-folders of its own."""
 
+MAX_WEIGHTS_BYTES = 4 * 1024**3
+"""Largest file under `weights/`."""
 MAX_FILE_BYTES = 64 * 1024 * 1024
+"""Largest file of any other kind."""
+MAX_ARTIFACT_BYTES = 8 * 1024**3
+"""All files of an artifact together, so that reading one cannot use up any machine."""
 MAX_MANIFEST_BYTES = 1024 * 1024
 MAX_FILES = 64
 
@@ -81,3 +86,10 @@ def is_pinned(path: str) -> bool:
 def is_weights(path: str) -> bool:
     """Return whether this file holds tensors."""
     return path.startswith(f"{WEIGHTS}/")
+
+
+def size_limit(path: str) -> int:
+    """Return how many bytes the file at this path may have."""
+    if path == MANIFEST:
+        return MAX_MANIFEST_BYTES
+    return MAX_WEIGHTS_BYTES if is_weights(path) else MAX_FILE_BYTES

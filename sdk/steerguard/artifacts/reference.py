@@ -1,6 +1,7 @@
-"""References to artifacts: `family@range`, `family/variant@range`, `file:///registry#family@range`, `hf://org/name@range`.
+"""References to artifacts: `family@range`, `file:///registry#family@range` and `hf://organisation/family@range`.
 
-A policy names a *family*; the plan picks the variant that is bound to the wrapped model.
+Each may name a variant as well, `family/variant`. A policy names a *family*; the plan picks the variant that is bound to
+the wrapped model.
 """
 
 from __future__ import annotations
@@ -21,8 +22,13 @@ NAME_PATTERN = r"^[a-z0-9]+(?:[.-][a-z0-9]+)*$"
 
 NAME_MAX_LENGTH = 64
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})/[A-Za-z0-9](?:[A-Za-z0-9._-]{0,95})")
-_FORMS = "family@range, family/variant@range, file:///absolute/registry#family@range or hf://organisation/name@range"
+ORGANISATION_PATTERN = r"^[A-Za-z0-9](?:[A-Za-z0-9]|[._-](?=[A-Za-z0-9])){0,95}$"
+"""Users and organisations on the Hub: letters, digits, and single dots, dashes and underscores inside."""
+
+_FORMS = (
+    "family@range, family/variant@range, file:///absolute/registry#family[/variant]@range "
+    "or hf://organisation/family[/variant]@range"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +37,20 @@ class ArtifactReference:
 
     backend: Backend
     family: str
-    """Family name; for `hf` the repository `organisation/name`."""
+    """Family name."""
     range: str = "*"
     """Version range as written; `*` when the reference has none."""
     variant: str | None = None
     """A variant named on purpose; None lets the model decide."""
     location: str | None = None
-    """Absolute path of the registry; `file` only."""
+    """Absolute path of the registry for `file`, the organisation for `hf`; None else."""
+
+    @property
+    def registry(self) -> str:
+        """Name of the registry that it points into: `default`, `file:///absolute/path` or `hf://organisation`."""
+        if self.backend == "file":
+            return f"file://{quote(self.location or '')}"
+        return f"hf://{self.location}" if self.backend == "hf" else "default"
 
     def admits(self, version: str) -> bool:
         """Return whether this full version lies in the range.
@@ -50,9 +63,9 @@ class ArtifactReference:
     def __str__(self) -> str:
         name = self.family if self.variant is None else f"{self.family}/{self.variant}"
         tail = f"{name}@{self.range}"
-        if self.backend == "file":
-            return f"file://{quote(self.location or '')}#{tail}"
-        return f"hf://{tail}" if self.backend == "hf" else tail
+        if self.backend == "default":
+            return tail
+        return f"{self.registry}{'#' if self.backend == 'file' else '/'}{tail}"
 
 
 def parse_reference(text: str) -> ArtifactReference:
@@ -62,10 +75,11 @@ def parse_reference(text: str) -> ArtifactReference:
         ArtifactReferenceError: the text is none of the forms, or its range is none.
     """
     if text.startswith("hf://"):
-        name, range_ = _split(text, text.removeprefix("hf://"))
-        if _HUB_NAME.fullmatch(name) is None:
-            raise _malformed(text, "a Hub repository is organisation/name")
-        return ArtifactReference(backend="hf", family=name, range=range_)
+        organisation, slash, tail = text.removeprefix("hf://").partition("/")
+        if not slash or re.fullmatch(ORGANISATION_PATTERN, organisation) is None:
+            raise _malformed(text, "a reference to the Hub is hf://organisation/family@range")
+        family, variant, range_ = _name(text, tail)
+        return ArtifactReference(backend="hf", family=family, variant=variant, range=range_, location=organisation)
     if text.startswith("file://"):
         location, mark, tail = text.removeprefix("file://").partition("#")
         path = PurePosixPath(unquote(location))

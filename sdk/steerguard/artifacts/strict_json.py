@@ -81,7 +81,8 @@ def _dotted(location: tuple[int | str, ...]) -> str:
     text = ""
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return text.removeprefix(".") or "(whole document)"
+    # The names of unexpected keys are the writer's own and may be of any length.
+    return text.removeprefix(".")[:200] or "(whole document)"
 
 
 def _refuse_number(text: str) -> Any:

@@ -23,7 +23,7 @@ from tests.artifact_samples import (
 )
 
 from steerguard.artifacts.manifest import ArtifactManifest
-from steerguard.artifacts.paths import MAX_FILE_BYTES
+from steerguard.artifacts.paths import MAX_FILE_BYTES, MAX_WEIGHTS_BYTES
 from steerguard.artifacts.verify import verify_artifact
 from steerguard.errors import ArtifactError, ArtifactFormatError, ArtifactIntegrityError
 
@@ -162,7 +162,18 @@ PINNED: list[tuple[str, Callable[[Files], Files], type[ArtifactError], str]] = [
     ("a limit of one", setting("fingerprints", 0, "max_one_minus_cos", to="1"), FORMAT, "max_one_minus_cos"),
     ("a limit that is NaN", setting("fingerprints", 0, "max_one_minus_cos", to="NaN"), FORMAT, "max_one_minus_cos"),
     ("a size that lies", manifest(lambda d: entry(d, VECTORS).update(size=1)), INTEGRITY, VECTORS),
-    ("a size beyond the cap", manifest(lambda d: entry(d, VECTORS).update(size=MAX_FILE_BYTES + 1)), FORMAT, "size"),
+    (
+        "a size beyond the cap of weights",
+        manifest(lambda d: entry(d, VECTORS).update(size=MAX_WEIGHTS_BYTES + 1)),
+        FORMAT,
+        "size",
+    ),
+    (
+        "a size beyond the cap of other files",
+        manifest(lambda d: entry(d, "README.md").update(size=MAX_FILE_BYTES + 1)),
+        FORMAT,
+        "too large",
+    ),
     ("a digest that lies", manifest(lambda d: entry(d, VECTORS).update(sha256="0" * 64)), INTEGRITY, VECTORS),
     ("a file listed twice", manifest(lambda d: d["files"].append(d["files"][-1])), FORMAT, VECTORS),
     ("files out of order", manifest(lambda d: d["files"].reverse()), FORMAT, "files"),

@@ -13,7 +13,8 @@ from steerguard.errors import ArtifactReferenceError
         ("inferaligner@^1", ArtifactReference(backend="default", family="inferaligner", range="^1")),
         ("harmful-intent/smollm2-135m@~1.2", ArtifactReference(backend="default", family="harmful-intent", variant="smollm2-135m", range="~1.2")),
         ("file:///srv/my%20registry#probe@*", ArtifactReference(backend="file", family="probe", location="/srv/my registry")),
-        ("hf://acme/Vectors_1@>=1,<2", ArtifactReference(backend="hf", family="acme/Vectors_1", range=">=1,<2")),
+        ("hf://acme/vectors@>=1,<2", ArtifactReference(backend="hf", family="vectors", range=">=1,<2", location="acme")),
+        ("hf://Acme_2/vectors/tiny@^1", ArtifactReference(backend="hf", family="vectors", variant="tiny", range="^1", location="Acme_2")),
     ],
 )  # fmt: skip
 def test_each_form_is_parsed(text, expected):
@@ -22,9 +23,22 @@ def test_each_form_is_parsed(text, expected):
 
 
 @pytest.mark.parametrize(
+    ("text", "registry"),
+    [
+        ("a@^1", "default"),
+        ("file:///srv/my%20registry#a", "file:///srv/my%20registry"),
+        ("hf://acme/a/b@^1", "hf://acme"),
+    ],
+)
+def test_a_reference_names_its_registry(text, registry):
+    assert parse_reference(text).registry == registry
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "@^1", "a@", "A@1.0.0", "a@1.0", "a@^", "a@>=1,", "a@latest", "a b", " a", "a/", "/a", "a/b/c", "..", "a..b", "../a", "a@^1@^2",
-     "file://relative#a", "file:///x", "file:///x/../y#a", "hf://acme", "hf://../x", "https://x/y", "a" * 65, "a@01.0.0", "a\n"],
+     "file://relative#a", "file:///x", "file:///x/../y#a", "hf://acme", "hf://../x", "hf://acme/", "hf://acme/Vectors",
+     "hf://acme/a/b/c", "hf://a--b/x", "hf://acme@^1", "hf:///x", "https://x/y", "a" * 65, "a@01.0.0", "a\n"],
 )  # fmt: skip
 def test_anything_else_is_refused_and_the_forms_are_named(text):
     with pytest.raises(ArtifactReferenceError, match="expected"):
