@@ -1,10 +1,11 @@
-"""Tiny models, tokenizers, registries, sinks and proposers with the real interfaces, for tests here and in apps."""
+"""Tiny models, tokenizers, registries, sinks, proposers and a Hub on loopback with the real interfaces, for tests here and in apps."""
 
 from steerguard.audit.sinks import MemorySink
 from steerguard.testing.artifacts import tiny_registry
 from steerguard.testing.assembled import assemble_llava, assemble_qwen2_audio
 from steerguard.testing.conformance import assert_conforms
 from steerguard.testing.exhaustive import ExhaustiveProposer, SampledProposer, TokenCost, TokenTable
+from steerguard.testing.loopback_hub import LoopbackHub
 from steerguard.testing.models import Architecture, tiny_model
 from steerguard.testing.tokenizers import (
     AUDIO_TOKEN,
@@ -32,6 +33,7 @@ __all__ = [
     "VOCAB_SIZE",
     "Architecture",
     "ExhaustiveProposer",
+    "LoopbackHub",
     "MemorySink",
     "SampledProposer",
     "Template",

@@ -22,6 +22,7 @@ from steerguard.models.chat import render
 from steerguard.plan.compile import cost_of, planned_step
 from steerguard.plan.resolve import resolve_reference
 from steerguard.policy.load import parse_policy
+from steerguard.registry.store import families_of, pinned_of
 from steerguard.testing.guarantees import ACTS_OUTSIDE, broken
 from steerguard.wrapping import unwrap, wrap
 
@@ -150,7 +151,7 @@ def catalog_spec(name: str, settings: Mapping[str, Any], registry: ArtifactStore
     method = method_named(name)
     entry = {"id": STEP, "method": name, "artifact": "any@^1", **settings}
     (need, *_) = method.spec.model_validate_json(json.dumps(entry)).artifact_needs()
-    pins = (pin for family in registry.families() for pin in registry.pinned(family))
+    pins = (pin for family in families_of(registry) for pin in pinned_of(registry, family))
     pin = next(
         (pin for pin in pins if pin.manifest.type in need.types and pin.manifest.method in need.methods),
         None,
@@ -159,7 +160,7 @@ def catalog_spec(name: str, settings: Mapping[str, Any], registry: ArtifactStore
         raise UnsupportedPlanError(
             f"The registry holds no artifact for method `{name}`.",
             expected=f"type {' or '.join(need.types)}, method {' or '.join(need.methods)}",
-            found=", ".join(registry.families()),
+            found=", ".join(families_of(registry)),
             next_step="Add a random one to `tiny_registry`, or pass `registry`.",
         )
     entry["artifact"] = f"{pin.family}@{pin.version}"
