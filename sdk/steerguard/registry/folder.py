@@ -1,5 +1,7 @@
 """Reading an artifact's folder without following anything that it did not come with.
 
+Every file is read once and hashed while it is read.
+
 Symlinks, devices, pipes, foreign names and oversized files are refused before their content is read.
 """
 
@@ -9,15 +11,17 @@ import os
 import stat
 from pathlib import Path
 
-from steerguard.artifacts.paths import DIRECTORIES, MAX_FILE_BYTES, MAX_FILES, check_path
+from steerguard.artifacts.contents import ReadFile, ReadFiles
+from steerguard.artifacts.paths import DIRECTORIES, MAX_ARTIFACT_BYTES, MAX_FILES, check_path, size_limit
 from steerguard.errors import ArtifactError, ArtifactFormatError, ArtifactNotFoundError
+from steerguard.registry.reading import LARGE_BYTES, read_and_hash
 
 # Where the platform has no such flags the check by lstat stands alone.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
-def read_folder(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file of an artifact by relative POSIX path.
+def read_folder(folder: Path) -> ReadFiles:
+    """Return the content of every file of an artifact by relative POSIX path, with its digest.
 
     Raises:
         ArtifactNotFoundError: the folder does not exist.
@@ -27,7 +31,8 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     require_directory(folder)
     try:
         paths = _list(folder)
-        return {path: read_file(folder / path, max_bytes=MAX_FILE_BYTES) for path in paths}
+        _check_total(folder, paths)
+        return ReadFiles({path: _read(folder / path, size_limit(path)) for path in paths})
     except OSError as error:
         where = folder if error.filename is None else Path(error.filename)
         raise ArtifactError("The artifact cannot be read.", where=where, found=error.strerror) from error
@@ -54,20 +59,46 @@ def require_directory(folder: Path) -> None:
 
 
 def read_file(file: Path, *, max_bytes: int) -> bytes:
-    """Return the content of a regular file of bounded size.
+    """Return the content of a regular file of bounded size, as plain bytes.
 
     Raises:
         ArtifactFormatError: a symlink, a special file, or larger than `max_bytes`.
+        ArtifactError: the file was cut off while it was read.
         OSError: the operating system refuses.
     """
+    content = _read(file, max_bytes, large=max_bytes + 1).content
+    return bytes(content)
+
+
+def _read(file: Path, limit: int, *, large: int = LARGE_BYTES) -> ReadFile:
     _require_regular(file, file.lstat().st_mode)
     descriptor = os.open(file, _OPEN_FLAGS)
-    with os.fdopen(descriptor, "rb") as stream:
-        _require_regular(file, os.fstat(descriptor).st_mode)
-        content = stream.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise ArtifactFormatError("A file is too large.", where=file, expected=f"at most {max_bytes} bytes")
-    return content
+    with os.fdopen(descriptor, "rb", buffering=0) as stream:
+        found = os.fstat(descriptor)
+        _require_regular(file, found.st_mode)
+        if found.st_size > limit:
+            raise ArtifactFormatError(
+                "A file is too large.", where=file, expected=f"at most {limit} bytes", found=f"{found.st_size} bytes"
+            )
+        read = read_and_hash(stream, found.st_size, large=large)
+    if len(read.content) != found.st_size:
+        raise ArtifactError(
+            "A file was cut off while it was read.",
+            where=file,
+            expected=f"{found.st_size} bytes",
+            found=f"{len(read.content)} bytes",
+            next_step="Wait until nothing writes to the folder, then try again.",
+        )
+    return read
+
+
+def _check_total(folder: Path, paths: list[str]) -> None:
+    """Refuse an artifact that is too large as a whole, before any of it is read."""
+    total = sum((folder / path).lstat().st_size for path in paths)
+    if total > MAX_ARTIFACT_BYTES:
+        raise ArtifactFormatError(
+            "The artifact is too large.", where=folder, expected=f"at most {MAX_ARTIFACT_BYTES} bytes", found=total
+        )
 
 
 def _list(folder: Path) -> list[str]:

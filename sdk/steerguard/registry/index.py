@@ -24,8 +24,11 @@ class IndexEntry(BaseModel):
     model_config = _CONFIG
 
     family: Name
+    """What policies refer to."""
     variant: Name
+    """The model and, where it matters, its quantisation."""
     version: Annotated[str, Field(pattern=VERSION_PATTERN)]
+    """MAJOR.MINOR.PATCH."""
     digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
     """Digest of the manifest's bytes."""
 

@@ -5,16 +5,17 @@ Only what the index lists exists: a folder that it does not list is never read.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from steerguard.artifacts.integrity import check_integrity, located, pinned_manifest
 from steerguard.artifacts.manifest import manifest_digest
-from steerguard.artifacts.paths import MANIFEST, MAX_MANIFEST_BYTES
-from steerguard.artifacts.versions import parse_version
+from steerguard.artifacts.paths import ATTESTATIONS, MANIFEST, MAX_FILES, MAX_MANIFEST_BYTES, check_path
 from steerguard.content import registry_directory
 from steerguard.errors import ArtifactError, ArtifactFormatError, ArtifactIntegrityError, ArtifactNotFoundError
+from steerguard.registry.attestations import MAX_ATTESTATION_BYTES, read_attestations
 from steerguard.registry.folder import read_file, read_folder, require_directory
 from steerguard.registry.index import (
     INDEX,
@@ -25,19 +26,23 @@ from steerguard.registry.index import (
     index_of,
     parse_index,
 )
+from steerguard.registry.names import EMBEDDED
 from steerguard.registry.staging import registry_lock, staging_directory, sync_directory, write_durably, write_files
-from steerguard.registry.store import PinnedManifest
+from steerguard.registry.store import PinnedManifest, families_of, pinned_of
 
 
 class LocalDirectory:
-    """An `ArtifactStore` in a local folder.
+    """A `PublishingStore` in a local folder.
 
     Args:
         root: folder that holds `index.json`.
+        name: name of the registry; the folder's `file://` URL by default.
     """
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(self, root: Path | str, *, name: str | None = None) -> None:
         self.root = Path(root)
+        # A name stays what the user wrote: links are not followed.
+        self.name = Path(os.path.abspath(root)).as_uri() if name is None else name  # noqa: PTH100
 
     def families(self) -> tuple[str, ...]:
         """Return the names of all families, sorted.
@@ -46,7 +51,7 @@ class LocalDirectory:
             ArtifactNotFoundError: the folder is not a registry.
             ArtifactFormatError: the index is malformed.
         """
-        return tuple(sorted({entry.family for entry in self._index().artifacts}))
+        return families_of(self)
 
     def entries(self) -> tuple[IndexEntry, ...]:
         """Return what the index lists, sorted; no manifest is read.
@@ -65,9 +70,80 @@ class LocalDirectory:
             ArtifactIntegrityError: a manifest has not the digest that the index pins.
             ArtifactFormatError: the index or a manifest is malformed, or they name different artifacts.
         """
-        pins = [self.pin(entry) for entry in self._index().artifacts if entry.family == family]
-        by_variant = sorted(pins, key=lambda pin: pin.variant)
-        return tuple(sorted(by_variant, key=lambda pin: parse_version(pin.version), reverse=True))
+        return pinned_of(self, family)
+
+    def attestations(self, entry: IndexEntry) -> Mapping[str, bytes]:
+        """Return the unverified files that vouch for one artifact, by path `attestations/<name>.json`.
+
+        Raises:
+            ArtifactNotFoundError: the artifact is not there.
+            ArtifactFormatError: a symlink, special file, foreign name or oversized file stands among them.
+            ArtifactError: the operating system refuses.
+        """
+        with located(entry.reference):
+            return read_attestations(self._folder(entry.family, entry.variant, entry.version))
+
+    def attest(self, entry: IndexEntry, path: str, content: bytes) -> None:
+        """Put one file that vouches for a listed artifact beside it: all of it or nothing.
+
+        The file is written into a staging folder, flushed and renamed, under the registry's lock; a file of the same
+        path is replaced. Attestations lie outside the digest: the artifact stays what it is.
+
+        Args:
+            entry: an entry of this registry's index.
+            path: `attestations/<name>.json`.
+            content: the file; it is stored, not judged.
+
+        Raises:
+            ArtifactNotFoundError: the index does not list this digest under this name.
+            ArtifactFormatError: the path or the size is not allowed, or there are too many attestations.
+            ArtifactError: the operating system refuses, for example because the disk is full.
+        """
+        check_path(path)
+        if not path.startswith(f"{ATTESTATIONS}/") or len(content) > MAX_ATTESTATION_BYTES:
+            raise ArtifactFormatError(
+                "This cannot be stored as an attestation.",
+                where=path,
+                expected=f"{ATTESTATIONS}/<name>.json of at most {MAX_ATTESTATION_BYTES} bytes",
+                found=f"{len(content)} bytes",
+            )
+        try:
+            with registry_lock(self.root):
+                self._attest(entry, path, content)
+        except OSError as error:
+            raise ArtifactError(
+                f"The attestation of {entry.reference} could not be stored.",
+                where=self.root,
+                found=error.strerror or type(error).__name__,
+                next_step="Free space or correct the permissions, then do it again.",
+            ) from error
+
+    def _attest(self, entry: IndexEntry, path: str, content: bytes) -> None:
+        if not any(listed.key == entry.key and listed.digest == entry.digest for listed in self._index().artifacts):
+            raise ArtifactNotFoundError(
+                f"The registry does not list {entry.reference} with this digest.",
+                where=self.root,
+                expected=entry.digest,
+                next_step="Add the artifact first.",
+            )
+        folder = self._folder(entry.family, entry.variant, entry.version)
+        stored = read_attestations(folder)
+        if path not in stored and len(stored) >= MAX_FILES:
+            raise ArtifactFormatError(
+                "The artifact has too many attestations.", where=folder, expected=f"at most {MAX_FILES}"
+            )
+        with staging_directory(self.root) as staging:
+            write_durably(staging / "attestation", content)
+            fresh = not (folder / ATTESTATIONS).exists()
+            (folder / ATTESTATIONS).mkdir(exist_ok=True)
+            try:
+                (staging / "attestation").replace(folder / path)
+                sync_directory(folder / ATTESTATIONS)
+                sync_directory(folder)
+            except OSError:
+                if fresh:
+                    _remove_empty(folder / ATTESTATIONS)
+                raise
 
     def pin(self, entry: IndexEntry) -> PinnedManifest:
         """Return the manifest of one entry of the index.
@@ -201,7 +277,7 @@ def embedded_registry() -> LocalDirectory:
     Raises:
         ContentError: the package's data files are missing.
     """
-    return LocalDirectory(registry_directory())
+    return LocalDirectory(registry_directory(), name=EMBEDDED)
 
 
 def create_registry(root: Path) -> LocalDirectory:

@@ -1,65 +1,92 @@
-"""From the reference in a policy to the pinned manifests that it admits."""
+"""From the reference in a policy to the entries of a registry that it admits. No manifest is read for that."""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 
 from steerguard.artifacts.reference import ArtifactReference
-from steerguard.errors import ArtifactNotFoundError, ArtifactReferenceError
+from steerguard.errors import ArtifactNotFoundError, SignatureError
+from steerguard.registry.index import IndexEntry
 from steerguard.registry.local import LocalDirectory
-from steerguard.registry.store import ArtifactStore, PinnedManifest
+from steerguard.registry.store import ArtifactStore, PinnedManifest, highest_first
+
+Remote = Callable[[str], ArtifactStore]
+"""Makes the store of a remote registry from its name."""
 
 
-def store_for(reference: ArtifactReference, default: ArtifactStore) -> ArtifactStore:
+def store_for(reference: ArtifactReference, default: ArtifactStore, remote: Remote | None = None) -> ArtifactStore:
     """Return the store that a reference points into.
 
+    Args:
+        reference: the parsed reference.
+        default: the store of references that name no registry.
+        remote: makes the store of a registry on the Hub; without it none can be read.
+
     Raises:
-        ArtifactReferenceError: the reference points to the Hub.
+        SignatureError: the reference points to the Hub, and there is no `remote`: nobody says which keys to trust.
     """
-    if reference.backend == "hf":
-        raise ArtifactReferenceError(
-            "The Hub backend is not supported in this version.",
-            found=str(reference),
-            next_step="Copy the artifact into a local registry and refer to it by file://.",
-        )
     if reference.backend == "file" and reference.location is not None:
         return LocalDirectory(reference.location)
+    if reference.backend == "hf" and reference.registry != default.name:
+        if remote is None:
+            raise SignatureError(
+                "A registry on the Hub is read only under a trust policy, which names the keys of its index.",
+                where=str(reference),
+                expected=f"a trust policy that names {reference.registry}",
+                found="none",
+                next_step="Pass trust= (or --trust), or copy the artifact into a local registry.",
+            )
+        return remote(reference.registry)
     return default
 
 
-def pinned_variants(store: ArtifactStore, reference: ArtifactReference) -> tuple[PinnedManifest, ...]:
-    """Return every variant that the reference admits, highest versions first; at least one.
-
-    Args:
-        store: the default store; a `file://` reference is looked up in its own registry instead.
-        reference: the parsed reference.
+def admitted_entries(store: ArtifactStore, reference: ArtifactReference) -> tuple[IndexEntry, ...]:
+    """Return every entry of this very store that the reference admits, highest versions first; at least one.
 
     Raises:
-        ArtifactReferenceError: the reference points to the Hub.
         ArtifactNotFoundError: no such family, variant or version; names what there is.
-        ArtifactIntegrityError: a manifest has not the digest that the index pins.
-        ArtifactFormatError: the index or a manifest is malformed.
+        ArtifactFormatError: the index is malformed.
     """
-    found_in = store_for(reference, store)
-    pins = found_in.pinned(reference.family)
-    if not pins:
-        families = found_in.families()
-        raise _missing("family", reference, reference.family, families)
+    listed = store.entries()
+    entries = highest_first(tuple(entry for entry in listed if entry.family == reference.family))
+    if not entries:
+        raise _missing("family", reference, reference.family, tuple(sorted({entry.family for entry in listed})))
     if reference.variant is not None:
-        variants = tuple(sorted({pin.variant for pin in pins}))
-        pins = tuple(pin for pin in pins if pin.variant == reference.variant)
-        if not pins:
+        variants = tuple(sorted({entry.variant for entry in entries}))
+        entries = tuple(entry for entry in entries if entry.variant == reference.variant)
+        if not entries:
             raise _missing("variant", reference, reference.variant, variants)
-    admitted = tuple(pin for pin in pins if reference.admits(pin.version))
+    admitted = tuple(entry for entry in entries if reference.admits(entry.version))
     if not admitted:
         raise ArtifactNotFoundError(
             f"No version of {reference.family} lies in the range {reference.range}.",
             where=str(reference),
             expected=reference.range,
-            found=", ".join(f"{pin.variant} {pin.version}" for pin in pins),
+            found=", ".join(f"{entry.variant} {entry.version}" for entry in entries),
             next_step="Widen the range in the policy, or add such a version to the registry.",
         )
     return admitted
+
+
+def pinned_variants(
+    store: ArtifactStore, reference: ArtifactReference, remote: Remote | None = None
+) -> tuple[PinnedManifest, ...]:
+    """Return every variant that the reference admits, highest versions first; at least one. None is judged.
+
+    Args:
+        store: the default store; a `file://` or `hf://` reference is looked up in its own registry instead.
+        reference: the parsed reference.
+        remote: as for `store_for`.
+
+    Raises:
+        SignatureError: the reference points to the Hub, and there is no `remote`.
+        ArtifactNotFoundError: no such family, variant or version; names what there is.
+        ArtifactIntegrityError: a manifest has not the digest that the index pins.
+        ArtifactFormatError: the index or a manifest is malformed.
+    """
+    found_in = store_for(reference, store, remote)
+    return tuple(found_in.pin(entry) for entry in admitted_entries(found_in, reference))
 
 
 def _missing(what: str, reference: ArtifactReference, name: str, known: tuple[str, ...]) -> ArtifactNotFoundError:

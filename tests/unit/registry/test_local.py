@@ -9,7 +9,7 @@ import socket
 import pytest
 from tests.artifact_samples import VECTORS, digest_of, sample_files, write_folder
 
-from steerguard.artifacts.paths import MAX_FILE_BYTES
+from steerguard.artifacts.paths import MAX_FILE_BYTES, MAX_WEIGHTS_BYTES
 from steerguard.artifacts.verify import verify_artifact
 from steerguard.errors import (
     ArtifactError,
@@ -212,10 +212,20 @@ def test_a_folder_in_place_of_a_file_is_refused(tmp_path, registry):
         registry.read(pin)
 
 
-def test_oversized_files_are_refused(tmp_path, registry):
+@pytest.mark.parametrize(("name", "limit"), [(VECTORS, MAX_WEIGHTS_BYTES), ("README.md", MAX_FILE_BYTES)])
+def test_oversized_files_are_refused_before_they_are_read(tmp_path, registry, name, limit):
     pin, folder = added(tmp_path, registry)
-    os.truncate(folder / VECTORS, MAX_FILE_BYTES + 1)
+    os.truncate(folder / name, limit + 1)
     with pytest.raises(ArtifactFormatError, match="too large"):
+        registry.read(pin)
+
+
+def test_an_artifact_that_is_too_large_as_a_whole_is_refused_before_it_is_read(tmp_path, registry):
+    pin, folder = added(tmp_path, registry)
+    for number in range(3):
+        (folder / "weights" / f"{number}.safetensors").touch()
+        os.truncate(folder / "weights" / f"{number}.safetensors", MAX_WEIGHTS_BYTES)
+    with pytest.raises(ArtifactFormatError, match="artifact is too large"):
         registry.read(pin)
 
 

@@ -4,9 +4,9 @@ import pytest
 from tests.artifact_samples import sample_files, write_folder
 
 from steerguard.artifacts.reference import parse_reference
-from steerguard.errors import ArtifactNotFoundError, ArtifactReferenceError
+from steerguard.errors import ArtifactNotFoundError, SignatureError
 from steerguard.registry.local import create_registry
-from steerguard.registry.resolve import pinned_variants
+from steerguard.registry.resolve import admitted_entries, pinned_variants
 
 
 @pytest.fixture
@@ -64,6 +64,24 @@ def test_a_file_reference_is_looked_up_in_its_own_registry(tmp_path, registry):
     assert resolved(empty, f"file://{registry.root}#inferaligner@2.0.0") == ["tiny 2.0.0"]
 
 
-def test_the_hub_is_refused(registry):
-    with pytest.raises(ArtifactReferenceError, match="not supported in this version"):
-        resolved(registry, "hf://acme/vectors@^1")
+def test_the_hub_is_read_only_by_who_brings_trust(registry):
+    with pytest.raises(SignatureError, match="under a trust policy"):
+        resolved(registry, "hf://acme/inferaligner@^1")
+    asked = []
+
+    def remote(name):
+        asked.append(name)
+        return registry
+
+    pins = pinned_variants(
+        create_registry(registry.root / "empty"), parse_reference("hf://acme/inferaligner/tiny@^1"), remote
+    )
+    assert [pin.version for pin in pins] == ["1.2.0", "1.0.0"]
+    assert asked == ["hf://acme"]
+
+
+def test_choosing_among_entries_reads_no_manifest(registry):
+    for manifest in registry.root.rglob("manifest.json"):
+        manifest.unlink()
+    entries = admitted_entries(registry, parse_reference("inferaligner@^1"))
+    assert [f"{entry.variant} {entry.version}" for entry in entries] == ["tiny 1.2.0", "small 1.1.0", "tiny 1.0.0"]

@@ -1,0 +1,111 @@
+"""Revoking artifacts and keys, and renewing the signatures before they expire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from steerguard.errors import ArtifactNotFoundError
+from steerguard.hub.index_change import VALID_FOR, Change, change_registry
+from steerguard.hub.read_index import RegistryState, registry_name
+from steerguard.registry.revocations import RevokedArtifact, RevokedKey
+from steerguard.signing.keys import PublicKey, Signer
+
+if TYPE_CHECKING:
+    from steerguard.hub.client import HubClient
+    from steerguard.registry.pulled import PulledArtifacts
+
+
+def revoke(
+    client: HubClient,
+    organisation: str,
+    *,
+    artifacts: Iterable[RevokedArtifact] = (),
+    keys: Iterable[RevokedKey] = (),
+    signer: Signer,
+    index_keys: Iterable[PublicKey] = (),
+    pulled: PulledArtifacts,
+    valid_for: timedelta = VALID_FOR,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> RegistryState:
+    """Append to the signed list of revocations; what it says already is not said twice.
+
+    Args:
+        client: the Hub.
+        organisation: whose registry.
+        artifacts: artifacts to revoke, by digest or by name and range.
+        keys: keys to revoke.
+        signer: signs the new list.
+        index_keys: who else may have signed the present state.
+        pulled: remembers the newest verified state.
+        valid_for: how long the new list is valid.
+        now: the present, with a time zone.
+
+    Raises:
+        As `change_registry` does, and ArtifactFormatError when a revocation is malformed.
+    """
+    new_artifacts, new_keys = tuple(artifacts), tuple(keys)
+
+    def change(state: RegistryState) -> Change | None:
+        known = state.revocations
+        old_artifacts = () if known is None else known.artifacts
+        old_keys = () if known is None else known.keys
+        more_artifacts = tuple(one for one in new_artifacts if not _is_said(one, old_artifacts))
+        more_keys = tuple(one for one in new_keys if one.key_id not in {old.key_id for old in old_keys})
+        if known is not None and not more_artifacts and not more_keys:
+            return None
+        return Change(
+            message="Revoke artifacts or keys",
+            artifacts=(*old_artifacts, *more_artifacts),
+            keys=(*old_keys, *more_keys),
+        )
+
+    return change_registry(
+        client, organisation, change, signer=signer, keys=index_keys, pulled=pulled, valid_for=valid_for, now=now
+    )
+
+
+def renew(
+    client: HubClient,
+    organisation: str,
+    *,
+    signer: Signer,
+    index_keys: Iterable[PublicKey] = (),
+    pulled: PulledArtifacts,
+    valid_for: timedelta = VALID_FOR,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> RegistryState:
+    """Sign index and list of revocations again, as they are, with a new time of expiry, in one commit.
+
+    Raises:
+        ArtifactNotFoundError: the organisation has no registry.
+        And as `change_registry` does.
+    """
+
+    def change(state: RegistryState) -> Change | None:
+        if state.index is None:
+            raise ArtifactNotFoundError(
+                "There is nothing to renew.",
+                where=registry_name(organisation),
+                expected="a registry",
+                found="none",
+                next_step="Publish the first artifact.",
+            )
+        known = state.revocations
+        return Change(
+            message="Renew index and revocations",
+            entries=state.index.artifacts,
+            artifacts=() if known is None else known.artifacts,
+            keys=() if known is None else known.keys,
+        )
+
+    return change_registry(
+        client, organisation, change, signer=signer, keys=index_keys, pulled=pulled, valid_for=valid_for, now=now
+    )
+
+
+def _is_said(new: RevokedArtifact, old: tuple[RevokedArtifact, ...]) -> bool:
+    """Return whether the list has this revocation already, whatever its note and time."""
+    same = {"note", "since"}
+    return any(new.model_dump(exclude=same) == one.model_dump(exclude=same) for one in old)
