@@ -19,12 +19,14 @@ Cause = Literal[
     "answer_reading",
     "no_candidate",
     "critic_failed",
+    "revoked",
 ]
 """Why the intended action is what it is.
 
 `answer_reading`: what was read while the answer was written.
 `no_candidate`: a search found no answer within the cost budget.
 `critic_failed`: a cost model or critic failed, so that no answer could be judged.
+`revoked`: an artifact of the plan was revoked, or a list of revocations is too old to rely on; nothing was read.
 """
 
 SearchOutcome = Literal[

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from steerguard.decision import Cause, Decision, Reading, Threshold
 
 
-UNJUDGED: frozenset[Cause] = frozenset({"unrecognised_prompt", "non_finite", "budget"})
+UNJUDGED: frozenset[Cause] = frozenset({"unrecognised_prompt", "non_finite", "budget", "revoked"})
 """Causes for which no rule is evaluated."""
 
 
@@ -40,6 +40,8 @@ def explain(decision: Decision, calibrations: Mapping[str, str] | None = None) -
     lines = [f"The verdict is `{decision.intended}` because of {_cause(decision)}; applied: `{decision.applied}`."]
     if decision.cause == "unrecognised_prompt":
         lines.append("No open assistant header of the chat template was found, so no detector was read.")
+    if decision.cause == "revoked":
+        lines.append("Nothing was read: what a revoked artifact reads decides nothing.")
     for reading in decision.readings:
         lines.extend(_reading_lines(reading, (calibrations or {}).get(reading.source)))
     if decision.near and decision.cause not in UNJUDGED:
@@ -61,6 +63,7 @@ def _cause(decision: Decision) -> str:
         "answer_reading": "what was read while the answer was written",
         "no_candidate": "a search that found no answer within the cost budget",
         "critic_failed": "a cost model or critic that failed",
+        "revoked": "an artifact that was revoked, or a list of revocations that is too old",
     }[decision.cause]
 
 

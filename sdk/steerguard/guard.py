@@ -16,7 +16,7 @@ import torch
 from steerguard.engine.active import ACTIVE, Unguided, activity, require_permission
 from steerguard.engine.arguments import CACHE, unsupported
 from steerguard.engine.cache_kinds import keeps_keys
-from steerguard.engine.call_checks import check_call
+from steerguard.engine.call_checks import check_call, check_compiled
 from steerguard.engine.checking import check_batch
 from steerguard.engine.loop import Engine
 from steerguard.engine.sampling import guided_sample
@@ -26,7 +26,6 @@ from steerguard.errors import IncompatibleModelError, NotWrappedError, Steerguar
 from steerguard.explain import Explanation, explain
 from steerguard.models.blocks import decoder_blocks
 from steerguard.models.chat import render
-from steerguard.models.compiled import compiled_container, compiled_part
 from steerguard.models.weights_token import weights_token
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from steerguard.plan.plan import Plan
     from steerguard.policy.document import Policy
     from steerguard.recorder import Recorder
+    from steerguard.revocation import Revocations
     from steerguard.tightening import RequestPolicies
 
 
@@ -76,6 +76,7 @@ class Guard:
         owner: token that the activities of this guard carry.
         compiled: the executor of a model that the app compiles; None with `executor="eager"`.
         setup_seconds: how long each part of `wrap` took, by name.
+        revocations: what is watched while the guard runs; None without a trust policy.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Guard:
         setup_seconds: Mapping[str, float],
         policies: RequestPolicies,
         check_weights: Callable[[Any], object],
+        revocations: Revocations | None = None,
     ) -> None:
         self._engine = engine
         self.owner = engine.owner
@@ -97,6 +99,7 @@ class Guard:
         self._tokenizer = tokenizer
         self._policies = policies
         self._check_weights = check_weights
+        self.revocations = revocations
         self._weights = weights_token(model)
         self._unfit: str | None = None
         self.setup_seconds = dict(setup_seconds)
@@ -149,10 +152,12 @@ class Guard:
             streamer, arguments, named = guard_streamer(original, arguments, named)
             engine = self._policies.engine_for(policy)
             recorder = recorder.under(engine.program.plan)
+            engine = self._unless_revoked(engine, recorder)
             call = _Call(engine, recorder)
             self._require_intact(model)
-            self._check_compiled(model)
-            width = check_call(model, original, arguments, named, compiles=self.compiled is not None)
+            compiles = self.compiled is not None
+            check_compiled(model, compiles=compiles)
+            width = check_call(model, original, arguments, named, compiles=compiles)
             lent = engine.caches.turn(named.get(CACHE), width=width, may_continue=keeps_keys(model, self.plan))
             with lent as call.turn:
                 with self.uncompiled(model), activity(call):
@@ -280,11 +285,15 @@ class Guard:
             AuditError: the new log cannot be written; the old one stays in use.
         """
         self._recorder.use(audit)
+        if self.revocations is not None:
+            self.revocations.forget()
 
     def unwrapped(self) -> None:
-        """Record that the model goes back to its owner without guidance, and know no cache any more."""
+        """Record that the model goes back to its owner without guidance, know no cache any more, and watch nothing."""
         self._engine.caches.forget()
         self._recorder.bypassed("unwrap", "steerguard.unwrap was called")
+        if self.revocations is not None:
+            self.revocations.close()
 
     def _check(self, conversations: Sequence[Conversation]) -> list[Decision]:
         model = self._model()
@@ -296,7 +305,8 @@ class Guard:
         try:
             self._require_intact(model)
             with self.uncompiled(model):
-                result = check_batch(self._engine, model, batch["input_ids"], batch["attention_mask"])
+                engine = self._unless_revoked(self._engine, self._recorder)
+                result = check_batch(engine, model, batch["input_ids"], batch["attention_mask"])
             self._recorder.release(result)
         except BaseException as error:
             self._recorder.failed(error)
@@ -315,6 +325,10 @@ class Guard:
         state = ACTIVE.get()
         return isinstance(state, Unguided) and state.owner is self.owner and state.permits_forward
 
+    def _unless_revoked(self, engine: Engine, recorder: Recorder) -> Engine:
+        """Return the engine that a call runs on from its start to its end; a revoked artifact makes it refuse all rows."""
+        return engine if self.revocations is None else self.revocations.applied(engine, recorder.audit)
+
     def _require_intact(self, model: Any) -> None:
         """Refuse a model whose weights do not fit; check again when modules or weights were exchanged."""
         if weights_token(model) != self._weights:
@@ -326,27 +340,6 @@ class Guard:
                 found=self._unfit,
                 next_step="Load the original weights, or unwrap the model.",
             )
-
-    def _check_compiled(self, model: Any) -> None:
-        """Refuse compiled forward passes that this executor does not run.
-
-        Raises:
-            UnsupportedGenerationError: names the compiled part.
-        """
-        if self.compiled is None:
-            part = compiled_part(model)
-            if part is not None:
-                raise UnsupportedGenerationError(
-                    "This version does not generate with a compiled forward pass (`torch.compile`) under the eager executor.",
-                    expected='a model that is not compiled, or one wrapped with `executor="compiled"`',
-                    found=f"compiled {part}",
-                    where="generate",
-                    next_step='Call steerguard.unwrap, and steerguard.wrap(..., executor="compiled") before compiling.',
-                )
-            return
-        part = compiled_container(model)
-        if part is not None:
-            raise unsupported(f"`{part}` inside a container of `torch.compile`")
 
     @staticmethod
     def _with_report(output: Any, result: GuidedResult) -> Any:
@@ -379,6 +372,12 @@ class Guard:
         else:
             engine = self._policies.engine_for(policy)
             recorder = self._recorder.under(engine.program.plan)
-        scoring = Scoring(engine, require_intact=self._require_intact, release=recorder.release, failed=recorder.failed)
+        scoring = Scoring(
+            engine,
+            require_intact=self._require_intact,
+            at_start=lambda scored: self._unless_revoked(scored, recorder),
+            release=recorder.release,
+            failed=recorder.failed,
+        )
         with activity(Unguided(self.owner) if self.plan.mode == "off" else scoring):
             yield scoring

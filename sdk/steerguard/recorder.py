@@ -19,6 +19,7 @@ from steerguard.audit.record import (
     token_content,
 )
 from steerguard.errors import AuditError, SteerguardError
+from steerguard.registry.store import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,25 +43,33 @@ class Recorder:
         self._on_decision = on_decision
         self._collected: ContextVar[tuple[list[Decision], ...]] = ContextVar("steerguard_collected", default=())
         self._distances: Mapping[str, tuple[float, str]] = {}
+        self._evidence: Mapping[str, Evidence] = {}
         self._context = _context(plan)
         self._told: set[str] = set()
         """Digests of the other plans that the log knows of."""
 
-    def loaded(self, distances: Mapping[str, tuple[float, str]]) -> None:
+    def loaded(
+        self, distances: Mapping[str, tuple[float, str]], evidence: Mapping[str, Evidence] | None = None
+    ) -> None:
         """Record that artifacts were verified and the policy put in force.
 
         Args:
             distances: by artifact digest the measured fingerprint distance and its limit.
+            evidence: by artifact digest who vouches for it; what was said before when it is left out.
         """
         self._distances = distances
+        self._evidence = self._evidence if evidence is None else evidence
         for pin in self._plan.artifacts:
             distance, limit = distances[pin.digest]
+            vouched = self._evidence.get(pin.digest, Evidence())
             self.audit.record(
                 ArtifactLoad(
                     artifact=ArtifactPin(ref=pin.reference, digest=pin.digest),
                     artifact_type=pin.type,
                     fingerprint_distance=decimal(distance),
                     fingerprint_limit=limit,
+                    signed_by=vouched.signed_by,
+                    vetting_level=vouched.vetting_level,
                 )
             )
         self._policy_loaded()

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from steerguard.artifacts.fingerprint import PROMPTS, Fingerprint, check_fingerprint, recorded_fingerprint
 from steerguard.artifacts.fit import fingerprint_entry
@@ -20,18 +20,12 @@ from steerguard.engine.hooks import BlockHooks
 from steerguard.engine.loop import Engine
 from steerguard.engine.modality_columns import require_modality_ids
 from steerguard.engine.refusal import RefusalTemplate
-from steerguard.errors import (
-    AlreadyWrappedError,
-    IncompatibleModelError,
-    UnsupportedArchitectureError,
-    WrapError,
-)
+from steerguard.errors import IncompatibleModelError
 from steerguard.fence import raise_fence, remove_fence, require_unfenced
 from steerguard.guard import Guard
 from steerguard.guarded_class import (
     GUARD_ATTRIBUTE,
     bound_guard,
-    guarded_base,
     guarded_class,
     original_class,
     require_removable,
@@ -39,18 +33,18 @@ from steerguard.guarded_class import (
 from steerguard.models.blocks import decoder_blocks
 from steerguard.models.capture import measure_fingerprint
 from steerguard.models.chat import GenerationPrompt
-from steerguard.models.compiled import compiled_part
 from steerguard.models.inspect import inspect_model, modality_ids, text_tokenizer
 from steerguard.models.user_text import UserText
 from steerguard.plan.compile import check_supported, compile_plan
-from steerguard.plan.plan import Mode
-from steerguard.plan.resolve import resolve_artifacts
+from steerguard.plan.resolve import artifact_needs, resolve_artifacts
 from steerguard.plan.tighten import check_tightens
-from steerguard.policy.document import Policy
 from steerguard.policy.load import load_policy
 from steerguard.recorder import Recorder
-from steerguard.registry.local import LocalDirectory, embedded_registry
+from steerguard.revocation import watched_artifacts
+from steerguard.sourcing import open_sources, tell_warnings
 from steerguard.tightening import RequestPolicies
+from steerguard.watching import revocations_of
+from steerguard.wrappable import require_arguments, require_wrappable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -60,14 +54,16 @@ if TYPE_CHECKING:
     from steerguard.artifacts.verify import VerifiedArtifact
     from steerguard.decision import Decision
     from steerguard.models.facts import ModelFacts
-    from steerguard.plan.plan import Plan
+    from steerguard.plan.plan import Mode, Plan
+    from steerguard.policy.document import Policy
+    from steerguard.registry.lockfile import Lockfile
     from steerguard.registry.store import ArtifactStore
+    from steerguard.sourcing import Sourcing
+    from steerguard.trust.document import TrustPolicy
+    from steerguard.wrappable import Executor
 
 
 Model = TypeVar("Model", bound=PreTrainedModel)
-
-Executor = Literal["eager", "compiled"]
-"""How guidance gets into decode steps: by hooks that come and go, or by hooks that stay and that an app may compile."""
 
 
 class _Clock:
@@ -93,6 +89,8 @@ def wrap(
     mode: Mode | None = None,
     executor: Executor = "eager",
     registry: ArtifactStore | Path | str | None = None,
+    trust: TrustPolicy | Path | str | None = None,
+    lock: Lockfile | Path | str | None = None,
     audit: AuditLog | Path | str | None = None,
     on_decision: Callable[[Decision], None] | None = None,
 ) -> Model:
@@ -106,31 +104,43 @@ def wrap(
         tokenizer: the model's tokenizer or processor; its chat template tells where a prompt ends.
         mode: overrides the policy's mode: `enforce`, `monitor` (detect and record, change nothing) or `off`.
         executor: `eager`, or `compiled` for a model that is passed through `torch.compile` after this call.
-        registry: where artifacts come from; the embedded registry by default.
+        registry: where artifacts come from: a store, a folder or `hf://organisation`; the embedded one by default.
+        trust: trust policy or its file; needed for registries on the Hub.
+        lock: lock file; in mode `enforce` needed for registries on the Hub. Then nothing is fetched.
         audit: where decisions are recorded; a log in the user's log directory by default.
         on_decision: called with each decision once it is recorded; what it raises stops the release of the text.
 
     Raises:
         PolicyError: the document is wrong.
         ArtifactError: an artifact is missing, altered or malformed.
+        TrustError: nobody who is trusted vouches for an artifact, or it is revoked.
+        LockError: the lock file was made for something else, or a remote artifact is not locked.
+        RegistryError: without a lock, in another mode than `enforce`: the registry does not answer.
         PlanError: policy, artifacts and model do not fit together.
         WrapError: the model is already wrapped.
         AuditError: the audit log cannot be opened.
     """
     clock = _Clock()
-    _require_wrappable(model)
-    _require_arguments(policy, mode, executor, audit)
+    require_wrappable(model)
+    require_arguments(policy=policy, mode=mode, executor=executor, audit=audit, trust=trust, lock=lock)
     with clock.part("policy"):
         document = load_policy(policy)
     with clock.part("facts and tokenizer digest"):
         facts = inspect_model(cast("Any", model), tokenizer)
     blocks = decoder_blocks(cast("Any", model))
     require_unfenced(blocks[0])
-    store = _store(registry)
     with clock.part("plan"):
         # Before artifacts are looked for: those of a method that cannot run yet need not exist.
         check_supported(document)
-        resolved = resolve_artifacts(document, facts, store)
+        sourcing = open_sources(
+            registry,
+            trust=trust,
+            lock=lock,
+            enforce=(mode or document.mode) == "enforce",
+            references=artifact_needs(document),
+        )
+        resolved = resolve_artifacts(document, facts, sourcing.sources)
+        tell_warnings(resolved.values())
         plan = compile_plan(document, facts, resolved, mode=mode)
     with clock.part("artifacts"):
         artifacts = verified_artifacts(plan, resolved)
@@ -146,7 +156,7 @@ def wrap(
         template = RefusalTemplate(plan.refusal_template, text_tokenizer(tokenizer))
     with clock.part("audit"):
         recorder = Recorder(plan, _audit_log(audit, plan), on_decision)
-        recorder.loaded(distances)
+        recorder.loaded(distances, {one.pin.digest: one.evidence for one in resolved.values()})
     hooks = BlockHooks(blocks)
     engine = Engine(
         owner=object(),
@@ -159,6 +169,7 @@ def wrap(
         modality_ids=modality_ids(cast("Any", model)),
         text=partial(text_tokenizer(tokenizer).decode, skip_special_tokens=True),
         user_text=UserText.of(tokenizer, prompt),
+        artifacts=watched_artifacts(resolved, sourcing.trust),
     )
     guard = Guard(
         engine=engine,
@@ -167,9 +178,10 @@ def wrap(
         tokenizer=tokenizer,
         setup_seconds=clock.seconds,
         policies=RequestPolicies(
-            engine, lambda stricter: _tightened(stricter, engine, store, artifacts, tokenizer, device)
+            engine, lambda stricter: _tightened(stricter, engine, sourcing, artifacts, tokenizer, device)
         ),
         check_weights=lambda changed: _check_weights(changed, tokenizer, facts, artifacts),
+        revocations=revocations_of(sourcing.trust, sourcing.revocations, sourcing.pulled),
     )
     guarded = guarded_class(cast("Any", type(model)))
     raise_fence(blocks[0], guard)
@@ -206,6 +218,8 @@ def from_pretrained(
     mode: Mode | None = None,
     executor: Executor = "eager",
     registry: ArtifactStore | Path | str | None = None,
+    trust: TrustPolicy | Path | str | None = None,
+    lock: Lockfile | Path | str | None = None,
     audit: AuditLog | Path | str | None = None,
     on_decision: Callable[[Decision], None] | None = None,
     **load: Any,
@@ -218,6 +232,8 @@ def from_pretrained(
         mode: as for `wrap`.
         executor: as for `wrap`.
         registry: as for `wrap`.
+        trust: as for `wrap`.
+        lock: as for `wrap`.
         audit: as for `wrap`.
         on_decision: as for `wrap`.
         load: passed on to `AutoModelForCausalLM.from_pretrained`; remote code is never run.
@@ -237,84 +253,12 @@ def from_pretrained(
         mode=mode,
         executor=executor,
         registry=registry,
+        trust=trust,
+        lock=lock,
         audit=audit,
         on_decision=on_decision,
     )
     return wrapped, tokenizer
-
-
-def _require_wrappable(model: Any) -> None:
-    if guarded_base(type(model)) is not None:
-        plan = bound_guard(model).plan
-        raise AlreadyWrappedError(
-            "The model is wrapped already.",
-            expected="a model without a guard",
-            found=f"policy `{plan.policy_name}` {plan.policy_version} in force",
-            next_step="Call steerguard.unwrap(model) first.",
-        )
-    if not isinstance(model, PreTrainedModel) or not callable(getattr(model, "_sample", None)):
-        raise UnsupportedArchitectureError(
-            "Only transformers models that can generate can be wrapped.",
-            expected="a transformers PreTrainedModel with generate",
-            found=type(model).__name__,
-            next_step="Pass the model itself, not a pipeline or a container around it.",
-        )
-    compiled = compiled_part(model)
-    if compiled is not None:
-        raise UnsupportedArchitectureError(
-            "The model's forward pass is already compiled, so hooks on its blocks would not run.",
-            expected="a model that is not compiled",
-            found=f"compiled {compiled}",
-            next_step='Wrap the model with `executor="compiled"` before it is passed through torch.compile.',
-        )
-    inner = [name for name, module in model.named_modules() if name and isinstance(module, GenerationMixin)]
-    if inner:
-        raise UnsupportedArchitectureError(
-            "A part of the model generates by itself, and would do so without guidance.",
-            expected="one module with generate",
-            found=f"{type(model).__name__}.{inner[0]}",
-            next_step=f"Wrap that part, model.{inner[0]}, and generate with it.",
-        )
-    if model.device.type == "meta":
-        raise UnsupportedArchitectureError(
-            "The model's weights are not loaded, so its fingerprint cannot be checked.",
-            expected="weights on a device",
-            found="meta",
-            next_step="Load the weights before wrapping the model; of an offloaded one keep the embedding on a device.",
-        )
-    if model.device.type == "mps":
-        raise UnsupportedArchitectureError(
-            "On this device transformers ends a generation one step late, which the fired proof does not follow yet.",
-            expected="cpu or cuda",
-            found="mps",
-            next_step="Move the model to the CPU before wrapping it.",
-        )
-
-
-def _require_arguments(policy: Any, mode: Any, executor: Any, audit: Any) -> None:
-    for name, value, kinds, expected in (
-        ("policy", policy, (str, Path, Policy), "a name, a path or a Policy"),
-        (
-            "audit",
-            audit,
-            (type(None), str, Path, AuditLog),
-            "a folder or an AuditLog; for a sink: AuditLog.open(sink=...)",
-        ),
-    ):
-        if not isinstance(value, kinds):
-            raise WrapError(
-                f"`{name}` has the wrong type.", expected=expected, found=type(value).__name__, where="steerguard.wrap"
-            )
-    for name, value, legal in (("mode", mode, (None, *get_args(Mode))), ("executor", executor, get_args(Executor))):
-        if value not in legal:
-            expected = ", ".join(one for one in legal if one is not None)
-            raise WrapError(f"There is no such {name}.", expected=expected, found=repr(value), where="steerguard.wrap")
-
-
-def _store(registry: ArtifactStore | Path | str | None) -> ArtifactStore:
-    if registry is None:
-        return embedded_registry()
-    return LocalDirectory(registry) if isinstance(registry, (str, Path)) else registry
 
 
 def _audit_log(audit: AuditLog | Path | str | None, plan: Plan) -> AuditLog:
@@ -326,7 +270,7 @@ def _audit_log(audit: AuditLog | Path | str | None, plan: Plan) -> AuditLog:
 def _tightened(
     document: Policy,
     in_force: Engine,
-    store: ArtifactStore,
+    sourcing: Sourcing,
     artifacts: Mapping[str, VerifiedArtifact],
     tokenizer: Any,
     device: torch.device,
@@ -335,15 +279,20 @@ def _tightened(
 
     Raises:
         LooserPolicyError: it does not tighten the policy in force.
-        ArtifactError: it names an artifact that the store does not have.
+        ArtifactError: it names an artifact that there is not.
+        TrustError: nobody who is trusted vouches for an artifact that it names, or it is revoked.
+        LockError: the lock file was not made for it.
         PlanError: policy, artifacts and model do not fit together.
     """
     facts = in_force.program.plan.model
     check_supported(document)
-    plan = compile_plan(document, facts, resolve_artifacts(document, facts, store), mode=in_force.mode)
+    resolved = resolve_artifacts(document, facts, sourcing.sources)
+    plan = compile_plan(document, facts, resolved, mode=in_force.mode)
     check_tightens(in_force.program.plan, plan)
     template = RefusalTemplate(plan.refusal_template, text_tokenizer(tokenizer))
-    return replace(in_force, program=bound_program(plan, artifacts, device=device), template=template)
+    watched = dict.fromkeys((*in_force.artifacts, *watched_artifacts(resolved, sourcing.trust)))
+    program = bound_program(plan, artifacts, device=device)
+    return replace(in_force, program=program, template=template, artifacts=tuple(watched))
 
 
 def _check_weights(

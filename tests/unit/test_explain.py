@@ -24,6 +24,14 @@ def _decision(**changes):
     return Decision(**(fields | changes))
 
 
+def test_a_revoked_artifact_is_named_as_the_cause_and_no_reading_is_explained():
+    text = str(explain(_decision(cause="revoked", intended="refuse", applied="refuse")))
+    assert text.splitlines() == [
+        "The verdict is `refuse` because of an artifact that was revoked, or a list of revocations that is too old; applied: `refuse`.",
+        "Nothing was read: what a revoked artifact reads decides nothing.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("score", "bound", "holds", "flip"),
     [

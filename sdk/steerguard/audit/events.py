@@ -34,10 +34,15 @@ from steerguard.audit.fields import (
     RecordedReading,
     RecordedSearch,
     RecordedUsage,
+    RevocationReason,
+    SigningKeyId,
     Stage,
+    StatedReason,
     Timestamp,
+    VettingLevel,
 )
 from steerguard.decision import Action, Cause
+from steerguard.registry.names import RegistryName
 
 RECORD_VERSION: Final = 1
 
@@ -47,6 +52,7 @@ EventType = Literal[
     "log.recovered",
     "policy.load",
     "artifact.load",
+    "artifact.revoked",
     "guard.decision",
     "guard.bypass",
     "guard.error",
@@ -132,6 +138,30 @@ class ArtifactLoad(EventBody):
     fingerprint_distance: Number | None
     """Measured distance of the model to the artifact's fingerprint; null when it has none."""
     fingerprint_limit: Number | None
+    signed_by: tuple[SigningKeyId, ...] = ()
+    """Ids of the publisher's keys whose signatures counted, sorted; empty where no signature was asked for. Records of earlier versions lack it."""
+    vetting_level: VettingLevel | None = None
+    """Level of the vetting record that counted; null where there was none. Records of earlier versions lack it."""
+
+
+class ArtifactRevoked(EventBody):
+    """What a running guard learned about an artifact that it uses, once per artifact and change."""
+
+    event_type = "artifact.revoked"
+    artifact: ArtifactPin
+    registry: RegistryName | None
+    """The registry whose list says it; null for `restored`."""
+    state: Literal["revoked", "stale", "restored"]
+    """`revoked`: a list names the artifact or its keys. `stale`: a list is too old to rely on, or was never read.
+    `restored`: neither any more."""
+    reason: RevocationReason | None
+    """Why it was revoked; null for other states."""
+    action: Literal["refuse", "warn", "none"]
+    """`refuse`: in mode `enforce` every row is refused. `warn`: this record is all. `none`: `restored`."""
+    sequence: Count | None
+    """Of the list; null where none was read, and for `restored`."""
+    allowed: StatedReason | None
+    """The reason that the trust policy gives for going on with a stale list; null where there is none."""
 
 
 class GuardDecision(EventBody):
@@ -196,6 +226,7 @@ BODIES: Final[tuple[type[EventBody], ...]] = (
     LogRecovered,
     PolicyLoad,
     ArtifactLoad,
+    ArtifactRevoked,
     GuardDecision,
     GuardBypass,
     GuardError,

@@ -15,6 +15,8 @@ from steerguard.errors import AuditError
 
 LABEL_LENGTH = 256
 CONTEXT_LENGTH = 128
+REASON_LENGTH = 5000
+"""500 characters of a document, each written with ten at most."""
 
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Number = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$", max_length=40)]
@@ -29,6 +31,8 @@ ConditionPlace = Annotated[
 """The way down from the condition of a rule to one comparison."""
 Label = Annotated[str, Field(pattern=r"^[ -~]*$", max_length=LABEL_LENGTH)]
 """A name or reason that a developer wrote, in printable ASCII; see `escaped`."""
+StatedReason = Annotated[str, Field(pattern=r"^[ -~]*$", max_length=REASON_LENGTH)]
+"""A reason as a document states it, in printable ASCII; see `escaped`."""
 ContextText = Annotated[str, Field(pattern=r"^[ -~]*$", max_length=CONTEXT_LENGTH)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -44,6 +48,9 @@ ContentMode = Literal["none", "hmac"]
 Mode = Literal["enforce", "monitor", "off"]
 BudgetOutcome = Literal["within", "fallback", "exceeded"]
 Stage = Literal["load", "prompt", "detect", "guide", "generate", "audit"]
+SigningKeyId = Annotated[str, Field(pattern=r"^ed25519-[0-9a-f]{16}$")]
+VettingLevel = Annotated[int, Field(ge=0, le=3)]
+RevocationReason = Literal["unsafe", "leaked_key", "wrong_base", "superseded"]
 
 
 def escaped(text: str) -> str:

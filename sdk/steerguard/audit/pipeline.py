@@ -166,8 +166,8 @@ def render(_chain: ChainEnd, _method: str, record: Fields) -> tuple[tuple[bytes]
 
 
 def is_durable(record: Fields) -> bool:
-    """Return whether a power cut must not lose this record: refusals, bypasses, errors, and the ends of a log."""
+    """Return whether a power cut must not lose this record: refusals, revocations, bypasses, errors, and the ends of a log."""
     kind = record["type"]
     if kind == "guard.decision":
         return bool(record["applied"] == "refuse" or record["err"] is not None)
-    return kind in {"guard.bypass", "guard.error", "log.open", "log.close"}
+    return kind in {"artifact.revoked", "guard.bypass", "guard.error", "log.open", "log.close"}

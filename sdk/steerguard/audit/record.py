@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from steerguard.audit.events import GuardBypass, GuardDecision
+from steerguard.audit.events import ArtifactRevoked, GuardBypass, GuardDecision
 from steerguard.audit.fields import (
     LABEL_LENGTH,
     ArtifactPin,
@@ -29,6 +30,9 @@ from steerguard.audit.pipeline import refused_fields
 from steerguard.decision import Decision, Dose, Reading, SearchReport, Threshold
 from steerguard.errors import AuditError
 from steerguard.models.facts import ModelFacts
+
+if TYPE_CHECKING:
+    from steerguard.trust.findings import Finding, WatchedArtifact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +154,24 @@ def bypass_event(
         )
     except ValidationError as error:
         raise refused_fields(error, where=GuardBypass.event_type) from None
+
+
+def revoked_event(artifact: WatchedArtifact, finding: Finding | None) -> ArtifactRevoked:
+    """Say what speaks against an artifact that a running guard uses; without a finding, that nothing does any more."""
+    pin = ArtifactPin(ref=artifact.reference, digest=artifact.digest)
+    if finding is None:
+        return ArtifactRevoked(
+            artifact=pin, registry=None, state="restored", reason=None, action="none", sequence=None, allowed=None
+        )
+    return ArtifactRevoked(
+        artifact=pin,
+        registry=finding.registry,
+        state=finding.state,
+        reason=finding.reason,
+        action=finding.action,
+        sequence=finding.sequence,
+        allowed=None if finding.allowed is None else escaped(finding.allowed),
+    )
 
 
 def decimal(number: float) -> str:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from steerguard.engine.loop import Engine, LoopSettings
+    from steerguard.engine.loop import Engine
+    from steerguard.engine.loop_settings import LoopSettings
     from steerguard.engine.request import GuidedRequest
     from steerguard.guidance.intervention import Intervention
 

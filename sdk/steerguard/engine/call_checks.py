@@ -18,6 +18,8 @@ from steerguard.engine.arguments import (
     compiles_itself,
     unsupported,
 )
+from steerguard.errors import UnsupportedGenerationError
+from steerguard.models.compiled import compiled_container, compiled_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,3 +72,29 @@ def check_call(
     check_cache(effective.cache_implementation, compiles=unasked)
     check_passed_cache(model_inputs.get(CACHE), model, used=bool(effective.use_cache), compiles=unasked)
     return None if input_ids is None else int(input_ids.shape[1])
+
+
+def check_compiled(model: Any, *, compiles: bool) -> None:
+    """Refuse compiled forward passes that the guard's executor does not run.
+
+    Args:
+        model: the wrapped model.
+        compiles: whether the guard follows compiled decode steps.
+
+    Raises:
+        UnsupportedGenerationError: names the compiled part.
+    """
+    if compiles:
+        part = compiled_container(model)
+        if part is not None:
+            raise unsupported(f"`{part}` inside a container of `torch.compile`")
+        return
+    part = compiled_part(model)
+    if part is not None:
+        raise UnsupportedGenerationError(
+            "This version does not generate with a compiled forward pass (`torch.compile`) under the eager executor.",
+            expected='a model that is not compiled, or one wrapped with `executor="compiled"`',
+            found=f"compiled {part}",
+            where="generate",
+            next_step='Call steerguard.unwrap, and steerguard.wrap(..., executor="compiled") before compiling.',
+        )

@@ -24,6 +24,7 @@ _CAUSES: tuple[Cause, ...] = (
     "answer_reading",
     "non_finite",
     "unrecognised_prompt",
+    "revoked",
 )
 """From the least to the most telling."""
 

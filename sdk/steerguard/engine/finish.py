@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from steerguard.decision import Dose, SearchReport
-    from steerguard.engine.loop import Engine, GuidedLoop, LoopSettings
+    from steerguard.engine.loop import Engine, GuidedLoop
+    from steerguard.engine.loop_settings import LoopSettings
     from steerguard.engine.outcome import RowVerdict
     from steerguard.engine.request import GuidedRequest
     from steerguard.engine.searching import RowSearch

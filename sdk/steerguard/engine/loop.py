@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from steerguard.engine.compiled import CompiledExecutor
     from steerguard.engine.hooks import BlockHooks, Hook, InstalledHooks, Place
+    from steerguard.engine.loop_settings import LoopSettings
     from steerguard.engine.program import Program
     from steerguard.engine.refusal import RefusalTemplate
     from steerguard.engine.request import GuidedRequest
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from steerguard.guidance.intervention import Intervention
     from steerguard.models.chat import GenerationPrompt
     from steerguard.plan.plan import Mode
+    from steerguard.trust.findings import WatchedArtifact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,50 +59,10 @@ class Engine:
     """Turns the token ids of a prompt into the text of its last user turn."""
     caches: OwnCaches = field(default_factory=OwnCaches)
     """The caches that outlive a call; per-request policies share them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopSettings:
-    """What one run of the loop was asked for."""
-
-    prompt_width: int
-    limit: int
-    """Most tokens that may be generated."""
-    samples: bool
-    beams: bool
-    copies: int
-    """Rows per prompt."""
-    answers: int
-    """Returned sequences per prompt."""
-    pad: int
-    end_ids: tuple[int, ...]
-    records_states: bool
-    """Whether the caller asked for hidden states."""
-    cached: bool = True
-    """Whether a decode step feeds only the new token."""
-
-    @classmethod
-    def of(cls, config: Any, prompt_width: int, *, beams: bool) -> LoopSettings:
-        """Return the settings that `generate` prepared for its loop.
-
-        Args:
-            config: the effective generation settings.
-            prompt_width: columns of the prompt.
-            beams: whether this is beam search.
-        """
-        answers = config.num_return_sequences or 1
-        return cls(
-            prompt_width=prompt_width,
-            limit=config.max_length - prompt_width,
-            samples=bool(config.do_sample),
-            beams=beams,
-            copies=config.num_beams if beams else answers,
-            answers=answers,
-            pad=(*_ids(config._pad_token_tensor), 0)[0],  # noqa: SLF001 - set by generate for its own loops
-            end_ids=_ids(config._eos_token_tensor),  # noqa: SLF001 - as above
-            records_states=bool(config.output_hidden_states),
-            cached=bool(config.use_cache),
-        )
+    artifacts: tuple[WatchedArtifact, ...] = ()
+    """What must not have been revoked for a call to be answered; empty where nobody watches."""
+    revoked: bool = False
+    """True in the copy that a call gets where one of them was: every row is refused, and nothing is read or changed."""
 
 
 class GuidedLoop:
@@ -141,7 +103,7 @@ class GuidedLoop:
         """Set while the tensors of compiled decode steps hold what this request does."""
         self.reads: RollingReads | None = None
         """What is read while the answers are written; None where the plan watches none."""
-        if request.program.watches:
+        if request.program.watches and not request.revoked:
             acts = engine.mode == "enforce"
             self.reads = RollingReads(request, engine.hooks, acts=acts, beams=settings.beams)
             request.on_searched = self.reads.searched
@@ -391,7 +353,3 @@ class _Criteria(StoppingCriteriaList):  # type: ignore[misc]  # transformers' cl
 def _silenced(scores: Tensor, rows: Tensor) -> Tensor:
     """Return the scores with zeros in rows that are refused: nothing is learned from them, and drawing cannot fail."""
     return torch.where(rows[:, None], torch.zeros_like(scores), scores)
-
-
-def _ids(tensor: Tensor | None) -> tuple[int, ...]:
-    return () if tensor is None else tuple(int(token) for token in tensor.reshape(-1).tolist())

@@ -118,6 +118,8 @@ def _require_agreement(
 
 def _verdict(request: GuidedRequest, row: int, scores: Mapping[str, float]) -> Verdict:
     plan = request.program.plan
+    if request.revoked:
+        return Verdict(rules=(), action="refuse", use=(), cause="revoked")
     if not request.recognised[row]:
         today = datetime.now(UTC).date().isoformat()
         return Verdict(rules=(), action=plan.unrecognised_prompt.on(today), use=(), cause="unrecognised_prompt")

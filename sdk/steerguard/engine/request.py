@@ -49,6 +49,7 @@ class GuidedRequest:
         steers: False in monitor mode and in checks: read and decide, change nothing.
         cached: whether decode steps feed only the new token.
         within_budget: False keeps every gate closed; the rows are refused.
+        revoked: True keeps every gate closed and reads nothing; the rows are refused.
         most_passes: how many decode passes can come at most; None where that is not known.
         copies: rows per prompt, side by side: its beams or the answers asked for; they share one verdict.
         chunk: how many columns each pass of the prefill brings; None for all at once.
@@ -79,6 +80,7 @@ class GuidedRequest:
         steers: bool,
         cached: bool,
         within_budget: bool = True,
+        revoked: bool = False,
         most_passes: int | None = None,
         copies: int = 1,
         chunk: int | None = None,
@@ -91,6 +93,7 @@ class GuidedRequest:
         self.steers = steers
         self.copies = copies
         self.chunk = chunk
+        self.revoked = revoked
         self.within_budget = [within_budget] * prompt_mask.shape[0]
         """By row; False keeps its gates closed, and it is refused."""
         self.recognised = tuple(end is not None for end in ends)
@@ -128,7 +131,9 @@ class GuidedRequest:
         self.prompt_states = PromptStates(self._ends, in_mean)
         self._additions = Additions(prompt_mask, self._ends, texts)
         self._eligible = torch.tensor([seen and within_budget for seen in self.recognised], device=prompt_mask.device)
-        if not program.probes:
+        if revoked:
+            self.close()
+        elif not program.probes:
             self._decide()
 
     @property
@@ -255,13 +260,15 @@ class GuidedRequest:
         """Close the gates of rows that would exceed the budget; before anything was read."""
         self.within_budget = [one and other for one, other in zip(self.within_budget, within_budget, strict=True)]
         self._eligible = self._eligible & torch.tensor(self.within_budget, device=self._eligible.device)
-        if not self.program.probes:
+        if not self.program.probes and not self.revoked:
             self._decide()
 
     @property
     def reads_anything(self) -> bool:
-        """Whether a score of any row can matter: it has a prompt end and is within the budget."""
-        return any(seen and within for seen, within in zip(self.recognised, self.within_budget, strict=True))
+        """Whether a score of any row can matter: nothing is revoked, it has a prompt end and is within the budget."""
+        return not self.revoked and any(
+            seen and within for seen, within in zip(self.recognised, self.within_budget, strict=True)
+        )
 
     def adopt_verdict(self, other: GuidedRequest) -> None:
         """Take over what another request over the same rows read and decided; waits for the device."""
@@ -278,7 +285,7 @@ class GuidedRequest:
         self.gates.update(other.gates)
 
     def close(self) -> None:
-        """Close every gate, nothing having been read; for a request in which no row is within the budget."""
+        """Close every gate, nothing having been read; for a request of which every row is refused beforehand."""
         self.open = {step.id: torch.zeros_like(self._eligible) for step in self.program.plan.steps}
         self._verdict_known = True
         self._settle(self.program.interventions)

@@ -18,7 +18,8 @@ from steerguard.engine.finish import (
     returned_rows,
     sequence_decision,
 )
-from steerguard.engine.loop import Engine, GuidedLoop, LoopSettings
+from steerguard.engine.loop import Engine, GuidedLoop
+from steerguard.engine.loop_settings import LoopSettings
 from steerguard.engine.modality_columns import text_columns
 from steerguard.engine.own_caches import columns_of
 from steerguard.engine.probing import chunk_of, prefill_of, probe
@@ -205,6 +206,7 @@ def new_request(
         steers=engine.mode == "enforce",
         cached=cached,
         within_budget=limit is None or engine.program.plan.cost.extra_bytes(rows) <= limit,
+        revoked=engine.revoked,
         most_passes=most_passes,
         copies=copies,
         chunk=chunk,

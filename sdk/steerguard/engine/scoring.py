@@ -52,6 +52,13 @@ class Scoring(Stretch):
 
     Attributes:
         decisions: for each pass, in order, one `Decision` per row.
+
+    Args:
+        engine: of the policy that the passes run under.
+        require_intact: refuses a model whose weights do not fit.
+        at_start: returns the engine that one pass runs on; called before each.
+        release: records decisions.
+        failed: records that a pass failed.
     """
 
     permits_forward = False
@@ -61,6 +68,7 @@ class Scoring(Stretch):
         engine: Engine,
         *,
         require_intact: Callable[[Any], None],
+        at_start: Callable[[Engine], Engine],
         release: Callable[[GuidedResult], None],
         failed: Callable[[BaseException], None],
     ) -> None:
@@ -68,6 +76,7 @@ class Scoring(Stretch):
         self.decisions: list[tuple[Decision, ...]] = []
         self._engine = scored_engine(engine)
         self._require_intact = require_intact
+        self._at_start = at_start
         self._release = release
         self._failed = failed
 
@@ -87,7 +96,7 @@ class Scoring(Stretch):
         """
         try:
             self._require_intact(model)
-            result = _score(self._engine, model, plain, _inputs(model, arguments, named))
+            result = _score(self._at_start(self._engine), model, plain, _inputs(model, arguments, named))
             self._release(result)
         except BaseException as error:
             self._failed(error)

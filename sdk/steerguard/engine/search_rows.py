@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from steerguard.decision import SearchOutcome
     from steerguard.engine.hooks import BlockHooks, InstalledHooks
-    from steerguard.engine.loop import LoopSettings
+    from steerguard.engine.loop_settings import LoopSettings
     from steerguard.engine.outcome import RowVerdict
     from steerguard.engine.request import GuidedRequest
     from steerguard.guidance.search.search_guidance import SearchGuidance

@@ -14,15 +14,23 @@ from steerguard.artifacts.integrity import located
 from steerguard.artifacts.reference import NAME_MAX_LENGTH, parse_reference
 from steerguard.canonical import sha256_hex
 from steerguard.content import shipped_recipes
-from steerguard.errors import ArtifactFormatError, ArtifactIntegrityError, IncompatibleModelError, MissingVariantError
+from steerguard.errors import (
+    ArtifactFormatError,
+    ArtifactIntegrityError,
+    IncompatibleModelError,
+    LockMismatchError,
+    MissingVariantError,
+)
 from steerguard.plan.attested import AttestedCalibration, attested_calibrations
-from steerguard.registry.resolve import pinned_variants, store_for
+from steerguard.registry.sources import Sources
+from steerguard.registry.store import Evidence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from steerguard.models.facts import ModelFacts
     from steerguard.policy.document import Policy
+    from steerguard.registry.lockfile import Lockfile
     from steerguard.registry.store import ArtifactStore, PinnedManifest
 
 CALIBRATION_FILE = "calibration.json"
@@ -39,33 +47,51 @@ class ResolvedArtifact:
     """The artifact's own; None when it has none."""
     attested: Mapping[str, AttestedCalibration] = field(default_factory=dict)
     """What the policy puts in its place, by detector id."""
+    evidence: Evidence = field(default_factory=Evidence)
+    """Who vouches for it."""
 
 
-def resolve_artifacts(policy: Policy, facts: ModelFacts, store: ArtifactStore) -> dict[str, ResolvedArtifact]:
+def resolve_artifacts(policy: Policy, facts: ModelFacts, store: ArtifactStore | Sources) -> dict[str, ResolvedArtifact]:
     """Return the chosen variant for every artifact reference of the policy.
 
     Among the variants in the version range that fit the model, the highest version wins.
 
+    Args:
+        policy: the policy; with a lock file, one of those that it was made for.
+        facts: the model.
+        store: a store, or stores with a lock file and a judge.
+
     Raises:
-        ArtifactNotFoundError: the store has no such family or no version in the range.
+        ArtifactNotFoundError: the store has no such family or no version in the range, or a locked one was not pulled.
         MissingVariantError: no variant was made for this model.
         ArtifactFormatError: the chosen artifact is of another type than the policy uses it as.
         ArtifactIntegrityError: a calibration differs from its digest.
         CalibrationError: a calibration that the policy names is absent, or of another artifact or other weights.
+        TrustError: nobody who is trusted vouches for an artifact, or it is revoked.
+        LockError: the lock file was made for something else, or does not pin a remote artifact.
     """
-    wanted: dict[str, tuple[str, ...]] = {detector.artifact: ("probe",) for detector in policy.detectors}
-    for step in policy.guidance:
-        for need in step.artifact_needs():
-            wanted.setdefault(need.reference, need.types)
-    found = {reference: resolve_reference(reference, types, facts, store) for reference, types in wanted.items()}
+    sources = Sources.of(store)
+    if sources.lock is not None:
+        _require_locked(policy, sources.lock)
+    wanted = artifact_needs(policy)
+    found = {reference: resolve_reference(reference, types, facts, sources) for reference, types in wanted.items()}
     return {
         reference: replace(artifact, attested=attested_calibrations(policy, reference, artifact.pin, facts))
         for reference, artifact in found.items()
     }
 
 
+def artifact_needs(policy: Policy) -> dict[str, tuple[str, ...]]:
+    """Return every artifact reference of a policy with the types of which the artifact must be one."""
+    wanted: dict[str, tuple[str, ...]] = {detector.artifact: ("probe",) for detector in policy.detectors}
+    for step in policy.guidance:
+        for need in step.artifact_needs():
+            wanted.setdefault(need.reference, need.types)
+    return wanted
+
+
 def resolve_reference(
-    reference: str, types: tuple[str, ...], facts: ModelFacts, store: ArtifactStore
+    reference: str, types: tuple[str, ...], facts: ModelFacts, store: ArtifactStore | Sources
 ) -> ResolvedArtifact:
     """Return the variant of one reference that fits the model, the highest version first.
 
@@ -80,11 +106,13 @@ def resolve_reference(
         MissingVariantError: no variant was made for this model.
         ArtifactFormatError: the chosen artifact is of another type.
         ArtifactIntegrityError: the calibration differs from its digest.
+        TrustError: nobody who is trusted vouches for it, or it is revoked.
+        LockError: the lock file does not pin it, or pins something else.
     """
     misfits: list[str] = []
     parsed = parse_reference(reference)
-    source = store_for(parsed, store)
-    for pin in pinned_variants(store, parsed):
+    for candidate in Sources.of(store).candidates(parsed):
+        pin = candidate.pin
         try:
             check_fit(pin.manifest, facts)
             fingerprint_entry(pin.manifest, facts)
@@ -100,7 +128,12 @@ def resolve_reference(
                 where=f"{pin.family}/{pin.variant}@{pin.version}",
                 next_step="Name an artifact of the expected type in the policy.",
             )
-        return ResolvedArtifact(pin=pin, store=source, calibration=_calibration(pin, source))
+        return ResolvedArtifact(
+            pin=pin,
+            store=candidate.store,
+            calibration=_calibration(pin, candidate.store),
+            evidence=candidate.evidence,
+        )
     raise MissingVariantError(
         f"No variant of `{parsed.family}` fits this model.",
         expected=f"a variant for {facts.decoder} with {facts.num_blocks} blocks of width {facts.hidden_size}",
@@ -108,6 +141,16 @@ def resolve_reference(
         where=f"reference `{reference}`",
         next_step=_build_line(parsed.family, facts),
     )
+
+
+def _require_locked(policy: Policy, lock: Lockfile) -> None:
+    if policy.digest not in {locked.digest for locked in lock.policies}:
+        raise LockMismatchError(
+            f"The lock file was not made for this text of the policy `{policy.metadata.name}`.",
+            expected=", ".join(f"{locked.name} {locked.digest}" for locked in lock.policies) or "no policy at all",
+            found=policy.digest,
+            next_step="Run steerguard lock with every policy that is used, those of single requests too.",
+        )
 
 
 def _build_line(family: str, facts: ModelFacts) -> str:

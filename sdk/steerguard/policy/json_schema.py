@@ -19,7 +19,7 @@ FILE_NAME = "policy.v1alpha1.schema.json"
 
 def policy_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a policy document."""
-    schema = _without_null(Policy.model_json_schema(by_alias=True))
+    schema = without_null(Policy.model_json_schema(by_alias=True))
     return {"$schema": DIALECT, "$id": SCHEMA_ID, **schema}
 
 
@@ -28,13 +28,13 @@ def render() -> str:
     return json.dumps(policy_schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _without_null(schema: Any) -> Any:
+def without_null(schema: Any) -> Any:
     """Return the schema without `null`: a field is given a value or left out."""
     if isinstance(schema, list):
-        return [_without_null(entry) for entry in schema]
+        return [without_null(entry) for entry in schema]
     if not isinstance(schema, dict):
         return schema
-    clean = {key: _without_null(value) for key, value in schema.items() if not (key == "default" and value is None)}
+    clean = {key: without_null(value) for key, value in schema.items() if not (key == "default" and value is None)}
     alternatives = clean.get("anyOf")
     if isinstance(alternatives, list):
         kept = [entry for entry in alternatives if entry != {"type": "null"}]

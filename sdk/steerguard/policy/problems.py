@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from steerguard.errors import SteerguardError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from steerguard.errors import PolicyError
+ErrorT = TypeVar("ErrorT", bound=SteerguardError)
 
 Path = tuple[str | int, ...]
 """Keys and list indices from the top of the document to one value."""
@@ -104,7 +106,7 @@ def shown(value: object) -> str:
     return "a list" if isinstance(value, (list, tuple)) else "a mapping"
 
 
-def error_of(kind: type[PolicyError], problems: Iterable[Problem], *, file: str) -> PolicyError:
+def error_of(kind: type[ErrorT], problems: Iterable[Problem], *, file: str) -> ErrorT:
     """Return one error of the given class that states every problem, ordered by place."""
     ordered = tuple(sorted(problems, key=_order))
     where = Problems(ordered)

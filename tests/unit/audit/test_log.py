@@ -11,11 +11,12 @@ import uuid
 
 import pytest
 import structlog
+from tests.revocations import artifact
 
 from steerguard.audit.events import GuardBypass, GuardDecision, GuardError
 from steerguard.audit.keys import ContentKey
 from steerguard.audit.log import AuditLog
-from steerguard.audit.record import bypass_event, decision_event, text_content, token_content
+from steerguard.audit.record import bypass_event, decision_event, revoked_event, text_content, token_content
 from steerguard.audit.sinks import MemorySink
 from steerguard.audit.verify import verify_bytes, verify_directory, verify_log
 from steerguard.errors import AuditError, AuditKeyError, AuditSinkError
@@ -241,7 +242,8 @@ def test_refusals_bypasses_and_errors_are_made_durable_and_others_not(decide, co
     )
     bypass = bypass_event("unguided", "scoring")
     assert isinstance(bypass, GuardBypass)
-    assert [syncs(body) for body in (event, refusal, failure, bypass)] == [0, 1, 1, 1]
+    revoked = revoked_event(artifact(), None)
+    assert [syncs(body) for body in (event, refusal, failure, bypass, revoked)] == [0, 1, 1, 1, 1]
 
 
 def test_threads_share_one_unbroken_chain(tmp_path, event):

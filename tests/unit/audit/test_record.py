@@ -2,17 +2,30 @@ from __future__ import annotations
 
 import json
 import operator
+from typing import get_args
 
 import pytest
+from tests.revocations import REGISTRY, artifact, listed, revokes
 
 from steerguard.audit.chain import canonical_line
 from steerguard.audit.events import BODIES, RECORDS, event_schema
+from steerguard.audit.fields import RevocationReason
 from steerguard.audit.log import AuditLog
-from steerguard.audit.record import bypass_event, decimal, decision_event, model_reference, text_content, token_content
+from steerguard.audit.record import (
+    bypass_event,
+    decimal,
+    decision_event,
+    model_reference,
+    revoked_event,
+    text_content,
+    token_content,
+)
 from steerguard.audit.sinks import MemorySink
 from steerguard.decision import Reading, Threshold
 from steerguard.errors import AuditError
 from steerguard.models.facts import ModelFacts
+from steerguard.registry.revocations import Reason, RevocationAction
+from steerguard.trust.findings import Finding, revoked_in
 
 HOLDS = {"at_least": operator.ge, "below": operator.lt}
 
@@ -130,6 +143,31 @@ def test_a_bypass_states_its_reason_and_refuses_a_long_one(context):
         bypass_event("unguided", "x" * 257)
     with pytest.raises(AuditError, match="kind"):
         bypass_event("because", "x")
+
+
+def test_a_revocation_is_recorded_with_its_list_and_a_restored_artifact_without():
+    lists = {REGISTRY: listed(revokes(reason="wrong_base"), sequence=7)}
+    record = recorded(revoked_event(artifact(), revoked_in(lists, artifact())))
+    assert record["artifact"] == {"ref": "steer/tiny@1.2.0", "digest": f"sha256:{'a' * 64}"}
+    assert [record[name] for name in ("registry", "state", "reason", "action", "sequence", "allowed")] == [
+        REGISTRY, "revoked", "wrong_base", "refuse", 7, None,
+    ]  # fmt: skip
+    record = recorded(revoked_event(artifact(), None))
+    assert [record[name] for name in ("registry", "state", "reason", "action", "sequence", "allowed")] == [
+        None, "restored", None, "none", None, None,
+    ]  # fmt: skip
+
+
+def test_the_longest_reason_of_a_trust_policy_for_a_stale_list_fits():
+    stale = Finding(artifact=artifact(), registry=REGISTRY, state="stale", action="warn", allowed="\U0001f600" * 500)
+    record = recorded(revoked_event(artifact(), stale))
+    assert record["allowed"] == "\\U0001f600" * 500
+    assert (record["state"], record["action"], record["sequence"]) == ("stale", "warn", None)
+
+
+def test_reasons_and_actions_are_those_of_lists_of_revocations():
+    assert get_args(RevocationReason) == get_args(Reason)
+    assert set(get_args(RevocationAction)) < {"refuse", "warn", "none"}
 
 
 def test_every_event_type_has_a_closed_model_and_a_schema_entry():

@@ -8,7 +8,9 @@ from tests.guarded_models import SCHEDULES, blocks_of, guarded, policy, prompts,
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from steerguard.engine.active import activity
-from steerguard.engine.loop import GuidedLoop, LoopSettings
+from steerguard.engine.loop import GuidedLoop
+from steerguard.engine.loop_settings import LoopSettings
+from steerguard.engine.outcome import read_verdicts, readings
 from steerguard.engine.request import GuidedRequest
 from steerguard.errors import GuidanceDidNotFireError
 
@@ -60,6 +62,31 @@ def _decode(wrapped, request, hidden):
         for block in wrapped.guard.hooked_blocks:
             for hook in list(wrapped.get_decoder().layers[block]._forward_hooks.values()):
                 assert hook(None, (), hidden) is not None
+
+
+@pytest.mark.parametrize("steers", [True, False])
+def test_a_revoked_request_reads_and_changes_nothing_and_is_complete(steers):
+    rules = "rules: []\ndefault: {action: guide, use: [steer]}"
+    for document in (policy(0.0), policy(rules=rules, detector=False)):
+        with guarded(shared_model(), document) as wrapped:
+            engine, batch = wrapped.guard.engine, prompts(3)
+            request = GuidedRequest(
+                owner=wrapped.guard,
+                program=engine.program,
+                prompt_mask=batch["attention_mask"].bool(),
+                ends=(None, 3, 4),
+                steers=steers,
+                cached=True,
+                revoked=True,
+            )
+            assert request.prefill_hooks() == {}
+            assert not request.reads_anything
+            request.limit([True, True, True])
+            request.require_complete()
+            verdicts = read_verdicts(request, "enforce" if steers else "monitor")
+            assert {verdict.verdict.cause for verdict in verdicts} == {"revoked"}
+            assert {verdict.applied for verdict in verdicts} == {"refuse" if steers else "allow"}
+            assert all(verdict.open == () and readings(engine.program.plan, verdict) == () for verdict in verdicts)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -10,7 +10,7 @@ from tests.guarded_models import fresh_model, prompts, registry_for
 from tests.searched_models import sampled, search_policy, searched
 
 from steerguard.engine import searching
-from steerguard.engine.loop import LoopSettings
+from steerguard.engine.loop_settings import LoopSettings
 from steerguard.engine.search_rows import RandomState, require_searchable
 from steerguard.errors import UnsupportedGenerationError
 
