@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test check fmt schema figures clean benchmark benchmark-effect benchmark-calibration benchmark-judge \
 	benchmark-evaluate benchmark-rolling benchmark-methods benchmark-build benchmark-overhead benchmark-compiled benchmark-spread benchmark-setup \
-	benchmark-multimodal benchmark-gemma benchmark-cost-model benchmark-search conformance-all
+	benchmark-multimodal benchmark-gemma benchmark-cost-model benchmark-search benchmark-registry-parsers benchmark-registry-speed conformance-all
 
 demo: $(STAMP)
 	$(RUN)/steerguard demo
@@ -24,6 +24,8 @@ check: $(STAMP)
 	$(RUN)/lint-imports
 	$(RUN)/python -m steerguard.policy.json_schema --check policies/policy.v1alpha1.schema.json
 	$(RUN)/python -m steerguard.policy.reference --check docs/policy-reference.md
+	$(RUN)/python -m steerguard.registry.schemas --check registry/schemas
+	$(RUN)/python -m steerguard.trust.schemas --check registry/schemas/trust-policy.v1alpha1.schema.json
 	$(RUN)/python benchmarks/figures.py --check
 	$(RUN)/python -m pytest -q tests/documents/test_tree.py
 
@@ -34,6 +36,8 @@ fmt: $(STAMP)
 schema: $(STAMP)
 	$(RUN)/python -m steerguard.policy.json_schema --write policies/policy.v1alpha1.schema.json
 	$(RUN)/python -m steerguard.policy.reference --write docs/policy-reference.md
+	$(RUN)/python -m steerguard.registry.schemas --write registry/schemas
+	$(RUN)/python -m steerguard.trust.schemas --write registry/schemas/trust-policy.v1alpha1.schema.json
 
 # Every class in every way, and every method on every class; writes the tables of docs/support.md.
 conformance-all: $(STAMP)
@@ -92,6 +96,14 @@ benchmark-compiled: $(STAMP)
 
 benchmark-setup: $(STAMP)
 	$(RUN)/python benchmarks/setup.py --out benchmarks/results/setup.json
+
+# Needs 700 MB in the folder for temporary files, and a quiet machine.
+benchmark-registry-speed: $(STAMP)
+	PYTHONPATH=.:sdk OMP_NUM_THREADS=1 $(RUN)/python benchmarks/registry_speed.py --out benchmarks/results/registry_speed.json
+
+# Minutes; every parser of the registry on 100,000 hostile inputs.
+benchmark-registry-parsers: $(STAMP)
+	PYTHONPATH=.:sdk OMP_NUM_THREADS=1 $(RUN)/python benchmarks/registry_parsers.py --out benchmarks/results/registry_parsers.json
 
 # The last two say which packages they need, and install none.
 benchmark-multimodal: $(STAMP)

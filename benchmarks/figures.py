@@ -7,7 +7,7 @@ A block begins with `<!-- figures:NAME PREFIX… -->` and ends with `<!-- /figur
 ending. The prefixes choose rows by id (`effect`: the figure's id, `calibration`: the pool, `build_times`: the recipe,
 `judge`: the group of figures, `score_spread`: the model, `near_thresholds`: the set of prompts, `critic`: budget and length, `search` and what begins
 so: set and method, with baseline, rows and reading in `search_compared`, the bar in `search_bars`, `overhead`,
-`overhead_compiled` and `evaluate_speed`: the first column); without one, all rows are shown. A result or row that is missing is shown as not
+`overhead_compiled` and `evaluate_speed`: the first column, `registry_speed`: `verify` or `resolve`); without one, all rows are shown. A result or row that is missing is shown as not
 measured, and named on standard error.
 """
 
@@ -210,6 +210,25 @@ def _evaluate_speed(report: Mapping[str, Any]) -> Table:
     return ("way", "work", "seconds per answered row, ratio to bare `generate`", "bar"), rows
 
 
+def _registry_speed(report: Mapping[str, Any]) -> Table:
+    bars, resolve = report["bars"], report["resolve"]
+    rows = [
+        (
+            f"verify.{one['weights']}",
+            (
+                f"verify {one['mebibytes']} MiB of {one['weights']}, ratio to plain sha256",
+                f"{one['ratio']:.2f}",
+                f"at least {bars['ratio']}",
+                f"{one['peak_copies']:.1f} copies in memory",
+            ),
+        )
+        for one in report["verification"]
+    ]
+    measured = ("resolve a locked, pulled, signed and vetted artifact", f"{resolve['ms']:.1f} ms")
+    bar = (f"at most {bars['resolve_ms']:.0f} ms", f"{resolve['connections']} connections")
+    return ("what", "measured", "bar", "beside it"), [*rows, ("resolve", (*measured, *bar))]
+
+
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
@@ -357,6 +376,7 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], Table]] = {
     "near_thresholds": _near_thresholds,
     "build_times": _build_times,
     "evaluate_speed": _evaluate_speed,
+    "registry_speed": _registry_speed,
     "gemma": _effect,
     "multimodal": _effect,
     "cost_model": _cost_model,

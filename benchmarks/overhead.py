@@ -42,7 +42,8 @@ from steering_vectors import SteeringVector
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from steerguard.engine.active import ACTIVE
-from steerguard.engine.loop import GuidedLoop, LoopSettings
+from steerguard.engine.loop import GuidedLoop
+from steerguard.engine.loop_settings import LoopSettings
 from steerguard.engine.sampling import new_request
 from steerguard.models.packaged import load_packaged_smollm2
 from steerguard.testing import tiny_tokenizer

@@ -31,7 +31,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LogitsProcessorList, Sto
 
 import steerguard
 from steerguard.engine.active import ACTIVE
-from steerguard.engine.loop import GuidedLoop, LoopSettings
+from steerguard.engine.loop import GuidedLoop
+from steerguard.engine.loop_settings import LoopSettings
 from steerguard.engine.sampling import new_request
 from steerguard.models.chat import render
 from steerguard.models.packaged import load_packaged_smollm2

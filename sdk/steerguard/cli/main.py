@@ -11,15 +11,20 @@ import typer
 GROUPS = {
     "policy": "Validate and show policy documents.",
     "plan": "Say in plain words what a policy does on a model.",
-    "registry": "List, show and verify artifacts.",
+    "lock": "Pin the artifacts that policies stand for.",
+    "sync": "Bring what a lock file pins to this machine.",
+    "registry": "Find, check, sign, publish and revoke artifacts.",
+    "keys": "Make signing keys and show their public keys.",
     "audit": "Check audit logs and show what was decided.",
     "build": "Build an artifact from a recipe.",
     "calibrate": "Make thresholds for a probe from your own benign prompts.",
     "evaluate": "Measure policies on prompt files, against the model without guidance.",
+    "vet": "Check and measure an artifact with a suite, and sign what was found.",
     "certify": "Bound how often a judge calls answers under a policy harmful.",
     "demo": "Compare guided and unguided answers of a small real model.",
+    "demo-registry": "Sign, vet, publish, lock, pull and revoke an artifact on a Hub on the loopback address.",
 }
-"""Command, and what it does; module `steerguard.cli.<command>` has it as `app`, or as a function of that name."""
+"""Command, and what it does; module `steerguard.cli.<command>` has it as `app`, or as a function of that name, `-` as `_`."""
 
 
 def application(commands: Sequence[str]) -> typer.Typer:
@@ -33,11 +38,12 @@ def application(commands: Sequence[str]) -> typer.Typer:
     )
     app.callback()(_version_option)
     for command in commands:
-        module = importlib.import_module(f"steerguard.cli.{command}")
+        name = command.replace("-", "_")
+        module = importlib.import_module(f"steerguard.cli.{name}")
         if hasattr(module, "app"):
             app.add_typer(module.app, name=command, help=GROUPS[command])
         else:
-            app.command(command, help=GROUPS[command])(getattr(module, command))
+            app.command(command, help=GROUPS[command])(getattr(module, name))
     return app
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from steerguard.cli.model_option import ModelOption
+from steerguard.cli.registry_source import RegistryOption, TrustOption
 from steerguard.errors import SteerguardError
 from steerguard.models.names import PACKAGED
 
@@ -17,11 +18,19 @@ if TYPE_CHECKING:
 
 
 _Policy = Annotated[str, typer.Argument(metavar="POLICY", help="Name of a shipped policy, or a file.")]
-_Registry = Annotated[Path | None, typer.Option("--registry", help="Local registry; the embedded one by default.")]
+_Lock = Annotated[Path | None, typer.Option("--lock", metavar="FILE", help="Lock file: nothing else is looked at.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")]
 
 
-def plan(policy: _Policy, model: ModelOption, registry: _Registry = None, *, as_json: _Json = False) -> None:
+def plan(
+    policy: _Policy,
+    model: ModelOption,
+    registry: RegistryOption = None,
+    trust: TrustOption = None,
+    lock: _Lock = None,
+    *,
+    as_json: _Json = False,
+) -> None:
     """Compile a policy against a model and say in plain words what will happen; exit with 1 if they do not fit."""
     from steerguard.policy.load import load_policy
 
@@ -29,12 +38,21 @@ def plan(policy: _Policy, model: ModelOption, registry: _Registry = None, *, as_
         document = load_policy(policy)
         from steerguard.plan.compile import compile_plan
         from steerguard.plan.describe import describe
-        from steerguard.plan.resolve import resolve_artifacts
-        from steerguard.registry.local import LocalDirectory, embedded_registry
+        from steerguard.plan.resolve import artifact_needs, resolve_artifacts
+        from steerguard.sourcing import open_sources
 
-        store = embedded_registry() if registry is None else LocalDirectory(registry)
-        facts = _facts(model)
-        compiled = compile_plan(document, facts, resolve_artifacts(document, facts, store))
+        sourcing = open_sources(
+            registry,
+            trust=trust,
+            lock=lock,
+            enforce=document.mode == "enforce",
+            references=artifact_needs(document),
+        )
+        facts = facts_of(model)
+        resolved = resolve_artifacts(document, facts, sourcing.sources)
+        for warning in dict.fromkeys(text for one in resolved.values() for text in one.evidence.warnings):
+            typer.echo(f"warning: {warning}", err=True)
+        compiled = compile_plan(document, facts, resolved)
     except SteerguardError as error:
         typer.echo(f"{error.code}: {error}", err=True)
         raise typer.Exit(1) from error
@@ -45,8 +63,8 @@ def plan(policy: _Policy, model: ModelOption, registry: _Registry = None, *, as_
         typer.echo(f"- {sentence}")
 
 
-def _facts(model: str) -> ModelFacts:
-    """Return the facts of a model folder from its configuration and tokenizer."""
+def facts_of(model: str) -> ModelFacts:
+    """Return the facts of a model folder, or of the packaged model, from its configuration and tokenizer."""
     from steerguard.models.configured import facts_of_folder
     from steerguard.models.packaged import converted_smollm2
 

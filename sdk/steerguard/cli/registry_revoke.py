@@ -1,0 +1,160 @@
+"""`steerguard registry revoke`: append to the signed list of revocations of a registry, or renew it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+import typer
+
+from steerguard.artifacts.reference import parse_reference
+from steerguard.artifacts.times import time_text
+from steerguard.cli.registry_publish import ValidDays, trusted_keys
+from steerguard.cli.registry_source import (
+    EndpointOption,
+    JsonOption,
+    KeyOption,
+    RegistryAccess,
+    TrustOption,
+    local_registry,
+    signing_key,
+    writable_folder,
+)
+from steerguard.cli.reporting import reported
+from steerguard.errors import ArtifactReferenceError
+from steerguard.registry.names import is_hub, organisation_of
+from steerguard.registry.revocations import Reason, RevocationAction, RevokedArtifact, RevokedKey
+
+if TYPE_CHECKING:
+    from steerguard.registry.revocations import RevocationList
+
+
+def revoke(
+    registry: Annotated[str, typer.Option("--registry", metavar="FOLDER|hf://ORG", help="Whose list.")],
+    *,
+    digest: Annotated[
+        list[str] | None, typer.Option("--digest", help="sha256:<hex> of a manifest; repeatable.")
+    ] = None,
+    artifact: Annotated[
+        list[str] | None, typer.Option("--artifact", metavar="FAMILY[/VARIANT][@RANGE]", help="By name; repeatable.")
+    ] = None,
+    key_id: Annotated[list[str] | None, typer.Option("--key-id", help="Id of a signing key; repeatable.")] = None,
+    reason: Annotated[str, typer.Option("--reason", help="unsafe, leaked_key, wrong_base or superseded.")] = "unsafe",
+    action: Annotated[str, typer.Option("--action", help="refuse, or warn for artifacts.")] = "refuse",
+    note: Annotated[str, typer.Option("--note", help="A sentence for people.")] = "",
+    renew: Annotated[bool, typer.Option("--renew", help="Sign the list again as it is, with a new expiry.")] = False,
+    key: KeyOption = None,
+    trust: TrustOption = None,
+    endpoint: EndpointOption = None,
+    valid_days: ValidDays = 30,
+    as_json: JsonOption = False,
+) -> None:
+    """Revoke artifacts or keys. Guards that watch the list stop using them; nothing is deleted."""
+    with reported():
+        since = time_text(datetime.now(UTC))
+        why = _one_of(reason, get_args(Reason), "--reason")
+        what = _one_of(action, get_args(RevocationAction), "--action")
+        artifacts = [
+            *(_by_digest(one, why, what, note, since) for one in digest or ()),
+            *(_by_name(one, why, what, note, since) for one in artifact or ()),
+        ]
+        keys = [RevokedKey.model_construct(key_id=one, reason=cast("Reason", why), since=since) for one in key_id or ()]
+        if bool(artifacts or keys) == renew:
+            raise ArtifactReferenceError(
+                "Say what to revoke, or renew the list.",
+                expected="--digest, --artifact or --key-id; or --renew alone",
+                found="both" if renew else "neither",
+            )
+        access = RegistryAccess.of(trust, endpoint)
+        document = _revoked(registry, access, artifacts, keys, key=key, valid_days=valid_days)
+        if as_json:
+            typer.echo(json.dumps(document.model_dump(mode="json", by_alias=True), indent=2, sort_keys=True))
+            return
+        typer.echo(
+            f"list {document.sequence} of {document.registry}: {len(document.artifacts)} revocations of artifacts, "
+            f"{len(document.keys)} revoked keys; expires {document.expires}"
+        )
+
+
+def _revoked(
+    registry: str,
+    access: RegistryAccess,
+    artifacts: list[RevokedArtifact],
+    keys: list[RevokedKey],
+    *,
+    key: Path | None,
+    valid_days: int,
+) -> RevocationList:
+    signer, valid_for = signing_key(key), timedelta(days=valid_days)
+    if not is_hub(registry):
+        from steerguard.registry.revoke_locally import revoke_locally
+
+        writable_folder(registry)
+        store = local_registry(registry)
+        others, _ = trusted_keys(access, store.name)
+        return revoke_locally(
+            store, artifacts=artifacts, keys=keys, signer=signer, list_keys=others, valid_for=valid_for
+        )
+    from steerguard.hub import revoke as hub
+
+    others, _ = trusted_keys(access, registry)
+    client, pulled, organisation = access.client(), access.pulled(), organisation_of(registry)
+    index_keys = (signer.public, *others)
+    if artifacts or keys:
+        state = hub.revoke(
+            client,
+            organisation,
+            artifacts=artifacts,
+            keys=keys,
+            signer=signer,
+            index_keys=index_keys,
+            pulled=pulled,
+            valid_for=valid_for,
+        )
+    else:
+        state = hub.renew(
+            client, organisation, signer=signer, index_keys=index_keys, pulled=pulled, valid_for=valid_for
+        )
+    assert state.revocations is not None
+    return state.revocations
+
+
+def _by_digest(digest: str, reason: str, action: str, note: str, since: str) -> RevokedArtifact:
+    # Unchecked here: the whole list is parsed again before it is signed.
+    return RevokedArtifact.model_construct(
+        digest=digest,
+        reason=cast("Reason", reason),
+        action=cast("RevocationAction", action),
+        note=note,
+        since=since,
+    )
+
+
+def _by_name(text: str, reason: str, action: str, note: str, since: str) -> RevokedArtifact:
+    reference = parse_reference(text)
+    if reference.backend != "default":
+        raise ArtifactReferenceError(
+            "A list revokes artifacts by name, without the registry.",
+            where="--artifact",
+            expected="FAMILY[/VARIANT][@RANGE]",
+            found=text[:200],
+        )
+    return RevokedArtifact.model_construct(
+        family=reference.family,
+        variant=reference.variant,
+        range=None if reference.range == "*" else reference.range,
+        reason=cast("Reason", reason),
+        action=cast("RevocationAction", action),
+        note=note,
+        since=since,
+    )
+
+
+def _one_of(text: str, choices: tuple[str, ...], option: str) -> str:
+    if text not in choices:
+        raise ArtifactReferenceError(
+            f"There is no such value of {option}.", where=option, expected=", ".join(choices), found=text[:100]
+        )
+    return text
