@@ -80,7 +80,7 @@ def lock(
         typer.echo(f"{out} does not fit: run steerguard lock, and review what changes.", err=True)
         raise typer.Exit(1)
     done = "fits" if check else "is unchanged" if locking.lock == old else "is written"
-    typer.echo(f"{out} {done}: {len(locking.lock.artifacts)} artifacts for {len(locking.lock.policies)} policies.")
+    typer.echo(f"{out} {done}: artifacts {len(locking.lock.artifacts)}, policies {len(locking.lock.policies)}.")
 
 
 def _upgraded(upgrade: bool, families: list[str]) -> Callable[[str], bool] | None:

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from steerguard.cli.registry_rows import ArtifactRow, artifact_rows, matching
 from steerguard.cli.registry_source import EndpointOption, JsonOption, RegistryAccess, RegistryOption, TrustOption
@@ -54,8 +53,9 @@ def _print(rows: Sequence[ArtifactRow], *, as_json: bool, none: str) -> None:
     if not rows:
         Console().print(none, markup=False, soft_wrap=True)
         return
-    table = Table("artifact", "type", "base model", "weights", "commit", "digest")
-    for row in rows:
-        weights = "" if row.weights is None else ", ".join(row.weights)
-        table.add_row(row.reference, row.type, row.base_model, weights, (row.commit or "")[:12], row.digest[:19])
-    Console().print(table)
+    # One line each and nothing cut, for people and pipes; `show` says the rest.
+    columns = [(row.reference, row.type, row.base_model, (row.commit or "")[:12], row.digest) for row in rows]
+    widths = [max(len(line[at]) for line in columns) for at in range(len(columns[0]))]
+    for line in columns:
+        fields = (text.ljust(width) for text, width in zip(line, widths, strict=True) if width)
+        typer.echo("  ".join(fields).rstrip())

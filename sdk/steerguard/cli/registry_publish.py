@@ -82,7 +82,7 @@ def _to_folder(path: Path, root: Path, *, dry_run: bool) -> dict[str, Any]:
     require_publishable(files)
     done = {"reference": manifest.reference, "digest": digest, "registry": str(root), "published": not dry_run}
     if not dry_run:
-        open_registry(root).add(path)
+        open_registry(root).add(path, digest=digest)
     return done
 
 

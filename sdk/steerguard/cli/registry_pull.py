@@ -70,7 +70,7 @@ def copy_into(target: LocalDirectory, store: ArtifactStore, entry: IndexEntry, a
     """Copy one verified artifact into a local registry; attestations that it lacks are added to an artifact that is there.
 
     Raises:
-        ArtifactIntegrityError: the version is there with another digest.
+        ArtifactIntegrityError: the version is there with another digest, or the folder changed meanwhile.
         ArtifactError: the operating system refuses.
     """
     from steerguard.hub.registry import HubRegistry
@@ -80,7 +80,8 @@ def copy_into(target: LocalDirectory, store: ArtifactStore, entry: IndexEntry, a
     else:
         assert isinstance(store, LocalDirectory)
         folder = store.root / entry.family / entry.variant / entry.version
-    target.add(folder)
+    # The folder is read again: it must still hold what was judged and verified.
+    target.add(folder, digest=entry.digest)
     held = target.attestations(entry)
     for path, content in store.attestations(entry).items():
         if held.get(path) != content:
