@@ -9,10 +9,15 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test check fmt schema figures clean benchmark benchmark-effect benchmark-calibration benchmark-judge \
 	benchmark-evaluate benchmark-rolling benchmark-methods benchmark-build benchmark-overhead benchmark-compiled benchmark-spread benchmark-setup \
-	benchmark-multimodal benchmark-gemma benchmark-cost-model benchmark-search benchmark-registry-parsers benchmark-registry-speed conformance-all
+	benchmark-multimodal benchmark-gemma benchmark-cost-model benchmark-search benchmark-registry-parsers benchmark-registry-speed benchmark-registry-crashes \
+	demo-registry conformance-all
 
 demo: $(STAMP)
 	$(RUN)/steerguard demo
+
+# Under a minute on two free cores, once `make demo` has converted the model.
+demo-registry: $(STAMP)
+	$(RUN)/steerguard demo-registry
 
 test: check
 	$(RUN)/python -m pytest -q
@@ -104,6 +109,10 @@ benchmark-registry-speed: $(STAMP)
 # Minutes; every parser of the registry on 100,000 hostile inputs.
 benchmark-registry-parsers: $(STAMP)
 	PYTHONPATH=.:sdk OMP_NUM_THREADS=1 $(RUN)/python benchmarks/registry_parsers.py --out benchmarks/results/registry_parsers.json
+
+# Minutes; programs of a registry that are killed at 300 random moments.
+benchmark-registry-crashes: $(STAMP)
+	PYTHONPATH=.:sdk OMP_NUM_THREADS=1 $(RUN)/python benchmarks/registry_crashes.py --out benchmarks/results/registry_crashes.json
 
 # The last two say which packages they need, and install none.
 benchmark-multimodal: $(STAMP)

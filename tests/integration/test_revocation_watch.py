@@ -251,6 +251,23 @@ def test_a_model_that_is_dropped_without_unwrap_ends_its_watch(registry):
     log.close()
 
 
+def test_a_revocation_in_a_list_that_came_too_late_still_counts(model, registry):
+    """The newest list has expired already and the one before has not: what is known to be revoked is not used."""
+    put_list(registry.root, fresh(registry.name), OWNER)
+    with watching(model, registry, sink=(sink := MemorySink()), extra=FAST) as wrapped:
+        assert cause(wrapped) == "default"
+        late = fresh(
+            registry.name,
+            revoked(family="harmful-intent"),
+            sequence=2,
+            age=timedelta(hours=2),
+            valid_for=timedelta(hours=1),
+        )
+        put_list(registry.root, late, OWNER)
+        until(lambda: cause(wrapped) == "revoked")
+    assert {record["sequence"] for record in told(sink)} == {2}
+
+
 def hub_trust(registry, every="1s"):
     text = trust_text(
         registries=[registry.name],
