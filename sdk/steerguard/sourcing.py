@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from steerguard.artifacts.reference import parse_reference
-from steerguard.errors import SignatureError
+from steerguard.errors import RollbackError, SignatureError
 from steerguard.registry.local import LocalDirectory, embedded_registry
 from steerguard.registry.lockfile import Lockfile, read_lock
 from steerguard.registry.names import HUB_PREFIX, is_hub, organisation_of
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from steerguard.plan.resolve import ResolvedArtifact
+    from steerguard.registry.lockfile import LockedRegistry
     from steerguard.registry.resolve import Remote
     from steerguard.registry.revocations import RevocationList
     from steerguard.registry.store import ArtifactStore
@@ -86,6 +87,7 @@ def open_sources(
         if locked is None and not enforce:
             _bring_lists(policy, store, {name for name in asked if is_hub(name)})
         lists = load_revocations(policy, store)
+        _require_as_new(lists, () if locked is None else locked.registries)
     return Sourcing(
         sources=Sources(
             default=default,
@@ -149,6 +151,20 @@ def _default(registry: ArtifactStore | Path | str | None, remote: Remote | None)
     if isinstance(registry, str) and registry.startswith(LOCAL_SCHEME):
         return local_store(registry)
     return LocalDirectory(registry) if isinstance(registry, (str, Path)) else registry
+
+
+def _require_as_new(lists: Mapping[str, RevocationList], locked: Iterable[LockedRegistry]) -> None:
+    """Refuse lists that are older than those that the file was locked with: what this machine remembers may be older."""
+    for registry in locked:
+        held = lists.get(registry.registry)
+        if held is not None and held.sequence < (registry.revocations_sequence or 0):
+            raise RollbackError(
+                "The list of revocations on this machine is older than the one that the file was locked with.",
+                where=registry.registry,
+                expected=f"sequence {registry.revocations_sequence} or higher",
+                found=f"sequence {held.sequence}",
+                next_step="Run steerguard sync with a network; if it stays so, somebody may be hiding the present list.",
+            )
 
 
 def _bring_lists(trust: TrustPolicy, pulled: PulledArtifacts, registries: Iterable[str]) -> None:

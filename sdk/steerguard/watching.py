@@ -10,7 +10,7 @@ import structlog
 from steerguard.errors import RegistryError
 from steerguard.registry.names import is_hub, organisation_of
 from steerguard.revocation import Revocations
-from steerguard.trust.revocation_source import load_revocations
+from steerguard.trust.revocation_source import current_list, load_revocations
 from steerguard.trust.watch import RevocationWatch
 
 if TYPE_CHECKING:
@@ -39,18 +39,21 @@ class ListReader:
         """Registries that did not answer the last time."""
 
     def __call__(self, registry: str) -> RevocationList | None:
-        """Return the present list of a registry; None where it has none and the trust policy allows that.
+        """Return the present list of a registry, whatever its age; None where it has none and that is allowed.
 
+        The age is for who asks to judge: what a list revokes is revoked, also where it has expired already.
         Where the Hub does not answer it is the list that this machine has seen last, which another process may have
-        brought; its age is judged as that of any other.
+        brought.
 
         Raises:
-            TrustError: the list is missing, too old, older than one seen before, or not signed by the registry.
+            TrustError: the list is missing, older than one seen before, or not signed by the registry.
             ArtifactError: it is malformed, or the operating system refuses.
         """
         if is_hub(registry):
             self._fetch(registry)
-        return load_revocations(self._trust, self._pulled, [registry]).get(registry)
+        current = current_list(self._trust, self._pulled, registry, datetime.now(UTC))
+        # What a list that is missing means is for the trust policy to say.
+        return current or load_revocations(self._trust, self._pulled, [registry]).get(registry)
 
     def _fetch(self, registry: str) -> None:
         """Bring what the Hub has to this machine, verified."""

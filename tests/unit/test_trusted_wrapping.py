@@ -32,6 +32,7 @@ from steerguard.errors import (
     LockFormatError,
     LockMismatchError,
     RevokedError,
+    RollbackError,
     SignatureError,
     StaleError,
     TrustPolicyError,
@@ -39,7 +40,7 @@ from steerguard.errors import (
     WrapError,
 )
 from steerguard.registry.local import create_registry
-from steerguard.registry.lockfile import read_lock
+from steerguard.registry.lockfile import lockfile_of, read_lock
 from steerguard.testing import MemorySink
 from steerguard.trust.load import load_trust
 
@@ -187,6 +188,17 @@ def test_a_revoked_artifact_is_refused(project):
 def test_a_stale_list_is_refused(project):
     project.publish_list(sequence=3, age=timedelta(days=8))
     refused(StaleError, project)
+
+
+def test_a_list_that_is_older_than_the_one_that_was_locked_with_is_refused(project):
+    """Who may write to the store must not bring back the list of before a revocation."""
+    lock = read_lock(project.lock)
+    seen = [one.model_copy(update={"revocations_sequence": 2}) for one in lock.registries]
+    newer = lockfile_of(lock.policies, seen, lock.artifacts)
+    assert "sequence 2 or higher" in refused(RollbackError, project, lock=newer)
+    project.publish_list(sequence=2)
+    with wrapped(project, lock=newer):
+        pass
 
 
 def test_a_missing_list_is_refused(project):

@@ -8,7 +8,7 @@ The order is fixed, and each step relies only on what the steps before it have e
 4. every safetensors header agrees with the manifest;
 5. the calibration parses.
 
-Signatures, trust and revocation would stand between 1 and 2; this version has none: trust comes from the pinned digest.
+Signatures, vetting and revocation are judged before all of it, by digest: `steerguard.registry.sources` asks a judge first.
 Files under `attestations/` lie outside the digest and are neither read nor trusted here.
 Nothing here reads a file: bytes come in, so that the judgement can be tested without a file system.
 """

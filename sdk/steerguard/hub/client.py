@@ -25,6 +25,7 @@ from huggingface_hub.utils.tqdm import silent_tqdm
 from steerguard.errors import (
     ArtifactFormatError,
     ArtifactNotFoundError,
+    PublishRefusedError,
     RegistryUnavailableError,
 )
 from steerguard.hub.bounded import BoundedFile
@@ -70,7 +71,9 @@ class HubClient:
         offline: bool = False,
         progress: bool = True,
     ) -> None:
-        self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+        self._url = (endpoint or os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+        # For messages: without the user and password of a proxy, should the address have them.
+        self.endpoint = re.sub(r"//[^/]*@", "//", self._url)
         self._given = token
         self._timeout = timeout
         self._offline = offline
@@ -133,17 +136,18 @@ class HubClient:
         """
         where = self._where(repo, commit)
         files: dict[str, RemoteFile] = {}
-        folders = 0
+        listed = folders = 0
         with self._asking("listing files", where=where):
             for entry in self._api().list_repo_tree(repo, recursive=True, revision=commit, repo_type=repo_type):
                 if isinstance(entry, RepoFile):
+                    listed += 1
                     sha256 = None if entry.lfs is None else str(entry.lfs.sha256)
                     size = int(entry.size if entry.lfs is None else entry.lfs.size)
                     path = str(entry.path)
                     files[path] = RemoteFile(path=path, size=size, git_sha1=str(entry.blob_id), sha256=sha256)
                 else:
                     folders += 1
-                if len(files) > max_files or folders > max_files:
+                if listed > max_files or folders > max_files:
                     raise ArtifactFormatError(
                         "The commit has too many files.", where=where, expected=f"at most {max_files}", found="more"
                     )
@@ -192,13 +196,27 @@ class HubClient:
         Args:
             repo: `organisation/name`.
             repo_type: kind of repository.
-            private: visibility of a new one; None leaves it to the organisation's settings.
+            private: visibility of a new one; None leaves it to the organisation's settings. True refuses one that
+                exists and is public.
 
         Raises:
+            PublishRefusedError: it shall be private and is not.
             RegistryUnavailableError, RegistryAccessError, PublishRefusedError: as `asking` says.
         """
-        with self._asking("making a repository", where=self._where(repo), writing=True):
+        where = self._where(repo)
+        with self._asking("making a repository", where=where, writing=True):
             self._api().create_repo(repo, repo_type=repo_type, private=private, exist_ok=True)
+            is_private = (
+                self._api().repo_info(repo, repo_type=repo_type, timeout=self._timeout).private if private else None
+            )
+        if private and not is_private:
+            raise PublishRefusedError(
+                "What shall be private would go into a repository that others can read.",
+                where=where,
+                expected="a private repository",
+                found="a public one, which was there before",
+                next_step="Make the repository private on its page, or publish without --private.",
+            )
 
     def commit(
         self,
@@ -263,7 +281,7 @@ class HubClient:
         bounded = BoundedFile(stream, limit=limit, where=where, stop=stop)
         with self._asking(f"downloading {path}", where=where):
             kind = "datasets/" if repo_type == "dataset" else ""
-            url = f"{self.endpoint}/{kind}{repo}/resolve/{commit}/{quote(path)}"
+            url = f"{self._url}/{kind}{repo}/resolve/{commit}/{quote(path)}"
             headers = build_hf_headers(token=self._given, library_name="steerguard")
             http_get(
                 url,
@@ -276,8 +294,7 @@ class HubClient:
             )
 
     def _api(self) -> HfApi:
-
-        return HfApi(endpoint=self.endpoint, token=self._given, library_name="steerguard")
+        return HfApi(endpoint=self._url, token=self._given, library_name="steerguard")
 
     def _asking(self, doing: str, *, where: str, writing: bool = False) -> Any:
         if self.offline:
@@ -285,7 +302,6 @@ class HubClient:
         return asking(doing, where=where, token=self._token(), writing=writing)
 
     def _token(self) -> str | None:
-
         return self._given or get_token()
 
     def _where(self, repo: str, commit: str | None = None) -> str:

@@ -10,6 +10,7 @@ from steerguard.artifacts.manifest import ArtifactManifest
 from steerguard.artifacts.paths import (
     ATTESTATIONS,
     MANIFEST,
+    MAX_ARTIFACT_BYTES,
     MAX_FILES,
     check_distinct,
     check_path,
@@ -32,7 +33,7 @@ def artifact_tree(client: HubClient, repo: str, commit: str) -> dict[str, Remote
     """Return the files of a commit that holds one artifact, after judging every name and size.
 
     Raises:
-        ArtifactFormatError: a name that an artifact may not hold, a file too large, or too many files.
+        ArtifactFormatError: a name that an artifact may not hold, too many files, or too many bytes in one or in all.
         ArtifactIntegrityError: there is no manifest.
         RegistryUnavailableError, RegistryAccessError, ArtifactNotFoundError: the Hub does not answer or refuses.
     """
@@ -50,6 +51,14 @@ def artifact_tree(client: HubClient, repo: str, commit: str) -> dict[str, Remote
                 found=f"{file.size} bytes",
             )
     check_distinct(sorted(files))
+    total = sum(file.size for file in files.values())
+    if total > MAX_ARTIFACT_BYTES:
+        raise ArtifactFormatError(
+            "The artifact is too large as a whole.",
+            where=where,
+            expected=f"at most {MAX_ARTIFACT_BYTES} bytes",
+            found=f"{total} bytes",
+        )
     if MANIFEST not in files:
         raise ArtifactIntegrityError("The commit holds no manifest.", where=where, expected=MANIFEST, found="absent")
     return files

@@ -19,6 +19,7 @@ from steerguard.hub.read_index import (
     read_state,
     registry_name,
     remember_state,
+    require_whole,
     state_at,
 )
 from steerguard.registry.revocations import (
@@ -91,7 +92,7 @@ def change_registry(
     Raises:
         PublishConflictError: somebody else was quicker in every round.
         SignatureError: the present state is not signed by one of the keys.
-        RollbackError: the Hub shows an older state than one that was seen before.
+        RollbackError: the Hub shows an older state than one that was seen before, or has lost the list of revocations.
         ArtifactIntegrityError: the Hub gives back other bytes than it took.
         RegistryUnavailableError, RegistryAccessError: the Hub does not answer or refuses.
         SigningKeyError: the signer cannot sign.
@@ -100,6 +101,7 @@ def change_registry(
     repo = index_repository(organisation)
     for attempt in range(ATTEMPTS):
         state = read_state(client, organisation, keys=allowed, pulled=pulled)
+        require_whole(state)
         wanted = change(state)
         if wanted is None:
             return state

@@ -26,7 +26,7 @@ from steerguard.hub.commit_files import IGNORED, MAX_COMMIT_FILES, is_attestatio
 from steerguard.hub.index_change import ATTEMPTS, VALID_FOR, Change, change_registry
 from steerguard.hub.publish_checks import check_listing, check_publishable, default_repository
 from steerguard.hub.pull import PullTarget, download_commit, read_remote_attestations
-from steerguard.hub.read_index import RegistryState, read_state
+from steerguard.hub.read_index import RegistryState, read_state, require_whole
 from steerguard.registry.attestations import read_attestations
 from steerguard.registry.folder import read_folder
 from steerguard.registry.index import IndexEntry
@@ -196,6 +196,7 @@ def publish(
 def _candidate(
     folder: Path, state: RegistryState, organisation: str, repo: str | None, release_keys: tuple[PublicKey, ...]
 ) -> _Candidate:
+    require_whole(state)
     files = read_folder(folder)
     digest = manifest_digest(files.get(MANIFEST, b""))
     manifest, _ = check_integrity(files, digest, where=str(folder))

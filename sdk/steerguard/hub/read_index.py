@@ -5,7 +5,7 @@ Both are verified, and compared with the newest that was seen on this machine, b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -15,7 +15,7 @@ import structlog
 from steerguard.canonical import sha256_hex
 from steerguard.errors import ArtifactFormatError, ArtifactNotFoundError, RollbackError, TrustError
 from steerguard.registry.freshness import check_fresh, check_successor
-from steerguard.registry.names import HUB_PREFIX
+from steerguard.registry.names import HUB_PREFIX, organisation_of
 from steerguard.registry.revocations import REVOCATIONS, RevocationList, revocations_bytes, verified_revocations
 from steerguard.registry.signed_index import SIGNED_INDEX, SignedIndex, signed_index_bytes, verified_index
 from steerguard.signing.dsse import MAX_ENVELOPE_BYTES
@@ -152,6 +152,25 @@ def read_state(
     raise AssertionError("unreachable")
 
 
+def require_whole(state: RegistryState) -> None:
+    """Refuse to build on a registry that has an index and no list of revocations: the first publication makes both.
+
+    Whoever may write to the repository could otherwise have an empty list signed, by a writer that remembers nothing.
+
+    Raises:
+        RollbackError: the list is gone.
+    """
+    if state.index is not None and state.revocations is None:
+        raise RollbackError(
+            "The registry has lost its list of revocations.",
+            where=f"{state.registry}: {REVOCATIONS}",
+            expected="a list of revocations beside the index",
+            found="no such file",
+            next_step=f"Put {REVOCATIONS} of an earlier commit back into {index_repository(organisation_of(state.registry))}"
+            ", and find out who removed it.",
+        )
+
+
 def state_at(client: HubClient, organisation: str, commit: str | None, *, keys: Iterable[PublicKey]) -> RegistryState:
     """Return the state of a registry at one commit of its index repository; only the signatures are judged.
 
@@ -197,7 +216,7 @@ def remember_state(
     """
     registry, allowed = state.registry, tuple(keys)
     with pulled.one_registry_at_a_time(registry):
-        known = pulled.remembered(registry)
+        known = _remembered(pulled, registry)
         for name, content, identify in (
             (SIGNED_INDEX, state.index_envelope, _index_id),
             (REVOCATIONS, state.revocations_envelope, _revocations_id),
@@ -227,6 +246,20 @@ def _read(client: HubClient, repo: str, commit: str | None, path: str) -> bytes 
         return client.read(repo, commit, path, repo_type="dataset", max_bytes=MAX_ENVELOPE_BYTES)
     except ArtifactNotFoundError:
         return None
+
+
+def _remembered(pulled: PulledArtifacts, registry: str) -> Mapping[str, bytes]:
+    """Return what is remembered; nothing where a link or something else that is no document stands in its place.
+
+    Like a damaged document it proves nothing, and the next one replaces it.
+    """
+    try:
+        return pulled.remembered(registry)
+    except ArtifactFormatError as error:
+        structlog.get_logger("steerguard").warning(
+            "registry.memory_dropped", registry=registry, document=str(error.where), reason=error.code
+        )
+        return {}
 
 
 def _require_unseen(seen: tuple[int, str] | None, registry: str, name: str) -> None:

@@ -5,6 +5,7 @@ Only what the index lists exists: a folder that it does not list is never read.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,7 +28,14 @@ from steerguard.registry.index import (
     parse_index,
 )
 from steerguard.registry.names import EMBEDDED
-from steerguard.registry.staging import registry_lock, staging_directory, sync_directory, write_durably, write_files
+from steerguard.registry.staging import (
+    STAGING_PREFIX,
+    registry_lock,
+    staging_directory,
+    sync_directory,
+    write_durably,
+    write_files,
+)
 from steerguard.registry.store import PinnedManifest, families_of, pinned_of
 
 
@@ -189,19 +197,23 @@ class LocalDirectory:
         with located(pin.reference):
             return read_folder(self._folder(pin.family, pin.variant, pin.version))
 
-    def add(self, folder: Path) -> PinnedManifest:
+    def add(self, folder: Path, *, digest: str | None = None) -> PinnedManifest:
         """Add the artifact in a folder: all of it or nothing.
 
         The artifact is checked against its own manifest, copied into a staging folder, flushed and renamed; the index
         is replaced last, under the registry's lock. Adding the same artifact again changes nothing.
 
+        Args:
+            folder: the artifact.
+            digest: digest that its manifest must have: of what was judged before, should the folder have changed.
+
         Raises:
-            ArtifactIntegrityError: the artifact is damaged, or the version exists with another digest.
+            ArtifactIntegrityError: the artifact is damaged or another one, or the version exists with another digest.
             ArtifactFormatError: the artifact is malformed.
             ArtifactError: the operating system refuses, for example because the disk is full.
         """
         files = read_folder(folder)
-        digest = manifest_digest(files.get(MANIFEST, b""))
+        digest = digest or manifest_digest(files.get(MANIFEST, b""))
         manifest, _ = check_integrity(files, digest, where=str(folder))
         entry = IndexEntry(family=manifest.family, variant=manifest.variant, version=manifest.version, digest=digest)
         try:
@@ -288,21 +300,26 @@ def create_registry(root: Path) -> LocalDirectory:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        write_durably(root / INDEX, index_bytes(index_of(())))
+        with registry_lock(root), staging_directory(root) as staging:
+            if (root / INDEX).exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            write_durably(staging / INDEX, index_bytes(index_of(())))
+            (staging / INDEX).replace(root / INDEX)
+            sync_directory(root)
     except OSError as error:
         raise ArtifactError("The registry cannot be made.", where=root, found=error.strerror) from error
     return LocalDirectory(root)
 
 
 def open_registry(root: Path) -> LocalDirectory:
-    """Return the registry in a folder, and make one where the folder is new or empty.
+    """Return the registry in a folder, and make one where the folder is new, empty, or one whose making was interrupted.
 
     Raises:
         ArtifactNotFoundError: the folder holds something else.
         ArtifactError: the registry cannot be made or read.
     """
     try:
-        fresh = not root.exists() or not any(root.iterdir())
+        fresh = not root.exists() or all(one.name.startswith(STAGING_PREFIX) for one in root.iterdir())
     except OSError as error:
         raise ArtifactError("The registry cannot be read.", where=root, found=error.strerror) from error
     registry = create_registry(root) if fresh else LocalDirectory(root)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +24,7 @@ from steerguard.artifacts.vetting import VettingLevel
 from steerguard.canonical import canonical_bytes, sha256_hex
 from steerguard.errors import ArtifactFormatError, LockError, LockFormatError
 from steerguard.registry.names import Commit, HubRepository, RegistryName, Sequence, is_hub
-from steerguard.registry.staging import sync_directory, write_durably
+from steerguard.registry.staging import replace_durably
 from steerguard.signing.keys import KEY_ID_PATTERN
 from steerguard.version import __version__
 
@@ -258,14 +257,8 @@ def write_lock(path: Path, lock: Lockfile) -> None:
         LockError: the file cannot be written.
     """
     content = lock_bytes(lock)
-    staged = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        try:
-            write_durably(staged, content)
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
-        sync_directory(path.parent)
+        replace_durably(path, content)
     except OSError as error:
         raise LockError(
             "The lock file cannot be written.",

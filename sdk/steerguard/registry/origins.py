@@ -6,6 +6,7 @@ makes one trusted, since whoever can change the files can change the record.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -28,6 +29,13 @@ class Origins(BaseModel):
     """`<repo>@<commit>` of every commit whose attestations are here, oldest first."""
     attestations: dict[str, str] = {}
     """Hexadecimal SHA-256 by path `attestations/<name>.json`."""
+    pending: dict[str, str] = {}
+    """What may stand there as well: files that are being added, replaced or taken away. Empty but after a crash."""
+
+    def admits(self, found: Mapping[str, str]) -> bool:
+        """Return whether these digests by path are what must be there, and nothing else than may be."""
+        known = all(sha256 in (self.attestations.get(path), self.pending.get(path)) for path, sha256 in found.items())
+        return known and set(self.attestations) <= set(found)
 
 
 def read_origins(file: Path) -> Origins:

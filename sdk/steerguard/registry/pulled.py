@@ -136,11 +136,11 @@ class PulledArtifacts:
         with disk_errors("A pulled artifact cannot be read.", where=folder):
             try:
                 check_pinned_folder(folder, digest)
-                recorded = read_origins(self._origins_file(digest)).attestations
+                recorded = read_origins(self._origins_file(digest))
                 found = {path: sha256_hex(content) for path, content in read_attestations(folder).items()}
             except (ArtifactIntegrityError, ArtifactFormatError, ArtifactNotFoundError):
                 return False
-        return found == recorded
+        return recorded.admits(found)
 
     def origins(self, digest: str) -> tuple[str, ...]:
         """Return the origins, `<repo>@<commit>`, whose attestations the artifact has here."""
@@ -183,10 +183,16 @@ class PulledArtifacts:
         with disk_errors("The attestations could not be stored.", where=folder):
             seen = read_origins(self._origins_file(digest)).seen
             there = read_attestations(folder)
+            before = {path: sha256_hex(content) for path, content in there.items()}
+            staying = before
             if len({*there, *files}) > MAX_FILES:
-                seen = ()
-                for path in sorted(set(there) - set(files)):
-                    (folder / path).unlink()
+                seen, staying = (), {path: sha256 for path, sha256 in before.items() if path in files}
+            dropped = {path: sha256 for path, sha256 in before.items() if path not in staying}
+            after = {path: sha256_hex(content) for path, content in files.items()}
+            # First: whoever is killed below leaves a state that is known to be sound.
+            self._record(digest, Origins(seen=seen, attestations=staying, pending={**dropped, **after}))
+            for path in sorted(dropped):
+                (folder / path).unlink()
             (folder / ATTESTATIONS).mkdir(exist_ok=True)
             for path, content in sorted(files.items()):
                 self._workspace.replace(folder / path, content)

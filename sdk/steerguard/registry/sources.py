@@ -135,7 +135,17 @@ class Sources:
             return self._listing(self.default, locked)
         if reference.backend == "default" and self.default.name != EMBEDDED:
             raise _misfit(reference, expected=locked.registry, found=self.default.name)
-        return self._listing(local_store(locked.registry), locked)
+        store = local_store(locked.registry)
+        if store.name != locked.registry:
+            # The judge goes by the name, and `..` in it would lead out of the folders that a trust policy names.
+            raise LockMismatchError(
+                "The lock file gives a registry another name than its own.",
+                where=f"reference `{reference}`",
+                expected=store.name,
+                found=locked.registry,
+                next_step="The lock file was edited: write it again with steerguard lock.",
+            )
+        return self._listing(store, locked)
 
     def _listing(self, store: ArtifactStore, locked: LockedArtifact) -> ArtifactStore:
         """Return the store after a look at its index: the locked name must have the locked digest."""
@@ -225,14 +235,15 @@ def local_folder(registry: str) -> Path:
     Raises:
         ArtifactNotFoundError: the name is not that of a folder.
     """
-    if not registry.startswith(f"{LOCAL_SCHEME}/"):
+    folder = unquote(registry.removeprefix(LOCAL_SCHEME))
+    if not registry.startswith(f"{LOCAL_SCHEME}/") or "\0" in folder:
         raise ArtifactNotFoundError(
             "There is no such local registry.",
             expected=f"{EMBEDDED} or file:///absolute/path",
             found=registry[:200],
             next_step="Correct the name of the registry.",
         )
-    return Path(unquote(registry.removeprefix(LOCAL_SCHEME)))
+    return Path(folder)
 
 
 def _entry(locked: LockedArtifact) -> IndexEntry:

@@ -45,7 +45,7 @@ class Workspace:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Hold the lock of this name.
+        """Hold the lock of this name; what dead processes left behind elsewhere is removed.
 
         Raises:
             ArtifactError: the operating system refuses.
@@ -53,6 +53,7 @@ class Workspace:
         with ExitStack() as held:
             with disk_errors("The store of pulled artifacts cannot be locked.", where=self.root):
                 held.enter_context(file_lock(self.folder("locks") / f"{name}.lock"))
+                self._recover()
             yield
 
     def partial(self, name: str) -> Path:
@@ -108,7 +109,7 @@ class Workspace:
                     return folder
 
     def _recover(self) -> None:
-        """Remove what dead processes left behind: scratch folders at once, downloads after a week."""
+        """Remove what dead processes left behind: scratch folders and empty downloads at once, others after a week."""
         for entry in list(os.scandir(self.folder("partial"))):
             path = Path(entry.path)
             with suppress(FileNotFoundError):
@@ -118,7 +119,7 @@ class Workspace:
                     path.unlink()
                 elif entry.name.startswith(_SCRATCH):
                     _remove_unused(path, lock=path)
-                elif age > KEEP_PARTIAL_SECONDS:
+                elif age > KEEP_PARTIAL_SECONDS or not any(path.iterdir()):
                     _remove_unused(path, lock=self.folder("locks") / f"{entry.name}.lock")
 
 

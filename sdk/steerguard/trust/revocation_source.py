@@ -82,7 +82,7 @@ def load_revocations(
     for named in trust.registries:
         if wanted is not None and named.registry not in wanted:
             continue
-        current = _current(trust, pulled, named.registry, moment)
+        current = current_list(trust, pulled, named.registry, moment)
         try:
             if current is None:
                 raise _missing(named.registry)
@@ -104,19 +104,22 @@ def load_revocations(
     return found
 
 
-def _current(trust: TrustPolicy, pulled: Memory, registry: str, now: datetime) -> RevocationList | None:
-    """Return the verified list of a registry, not older than the one remembered; None where there is none."""
+def current_list(trust: TrustPolicy, pulled: Memory, registry: str, now: datetime) -> RevocationList | None:
+    """Return the verified list of a registry, not older than the one remembered, whatever its age; None without one.
+
+    The errors are those of `load_revocations`, but for StaleError.
+    """
     keys = trust.keys_of_registry(registry, now)
     where = f"{registry}: {REVOCATIONS}"
     if is_hub(registry):
         content = pulled.remembered(registry).get(REVOCATIONS)
         return None if content is None else verified_revocations(content, keys, registry=registry, where=where)[0]
     content = _local_list(registry)
-    if content is not None and content == pulled.remembered(registry).get(REVOCATIONS):
+    if content is not None and content == _remembered(pulled, registry, where):
         # Nothing is written then: the store may be read-only.
         return verified_revocations(content, keys, registry=registry, where=where)[0]
     with pulled.one_registry_at_a_time(registry):
-        seen_content = pulled.remembered(registry).get(REVOCATIONS)
+        seen_content = _remembered(pulled, registry, where)
         seen = _seen(seen_content, keys, registry, where)
         if content is None:
             if seen is None:
@@ -140,6 +143,18 @@ def _current(trust: TrustPolicy, pulled: Memory, registry: str, now: datetime) -
         if content != seen_content:
             pulled.remember(registry, REVOCATIONS, content)
     return current
+
+
+def _remembered(pulled: Memory, registry: str, where: str) -> bytes | None:
+    """Return the remembered envelope; None where a link or something else that is no document stands in its place.
+
+    Like a damaged document it proves nothing, and the next one replaces it.
+    """
+    try:
+        return pulled.remembered(registry).get(REVOCATIONS)
+    except ArtifactFormatError as error:
+        structlog.get_logger("steerguard").warning("remembered_revocations_dropped", where=where, error=error.code)
+        return None
 
 
 def _seen(content: bytes | None, keys: tuple[PublicKey, ...], registry: str, where: str) -> RevocationList | None:

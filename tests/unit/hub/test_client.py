@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from huggingface_hub import HfApi, constants
@@ -154,6 +157,46 @@ class TestFailures:
     def test_an_endpoint_that_is_no_address_is_named(self, hub, endpoint):
         with pytest.raises(RegistryUnavailableError, match="HF_ENDPOINT"):
             HubClient(endpoint, hub.token).head(REPO)
+
+    def test_a_password_in_the_address_stays_out_of_messages(self, hub, head):
+        client = HubClient(hub.endpoint.replace("://", "://mirror:hunter2@"), hub.token)
+        with pytest.raises(RegistryAccessError) as caught:
+            client.read(REPO, head, "a.json", max_bytes=10)
+        assert client.endpoint == hub.endpoint
+        assert "hunter2" not in f"{client!r} {caught.value}"
+
+    def test_a_server_that_repeats_a_file_for_ever_is_stopped(self, tmp_path):
+        entry = {"type": "file", "path": "a.json", "size": 2, "oid": "0" * 40}
+
+        class Repeating(BaseHTTPRequestHandler):
+            def do_GET(self):
+                answer = json.dumps([entry]).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.send_header("Link", f'<http://127.0.0.1:{server.server_port}{self.path}>; rel="next"')
+                self.end_headers()
+                self.wfile.write(answer)
+                asked.append(self.path)
+                if len(asked) > 100:
+                    server.shutdown()
+
+            def log_message(self, *arguments):
+                pass
+
+        asked = []
+        with (
+            LoopbackHub() as hub,
+            client_online(hub, tmp_path / "home"),
+            ThreadingHTTPServer(("127.0.0.1", 0), Repeating) as server,
+        ):
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            client = HubClient(f"http://127.0.0.1:{server.server_port}", hub.token)
+            with pytest.raises(ArtifactFormatError, match="too many files"):
+                client.tree(REPO, "a" * 40, max_files=10)
+            server.shutdown()
+            thread.join()
+        assert len(asked) == 11
 
     @pytest.mark.parametrize("kind", ["conflict", "stale_parent"])
     def test_another_writer_is_a_conflict(self, hub, client, head, kind):

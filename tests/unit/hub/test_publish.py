@@ -98,6 +98,13 @@ class TestPublish:
         assert api.model_info(REPO).private
         assert api.dataset_info(INDEX).private
 
+    def test_nothing_private_goes_into_a_repository_that_others_can_read(self, hub, publish_it, folder):
+        HfApi(endpoint=hub.endpoint, token=hub.token).create_repo(REPO, private=False)
+        before = len(commits_of(hub, REPO))
+        with pytest.raises(PublishRefusedError, match="others can read"):
+            publish_it(folder, private=True)
+        assert len(commits_of(hub, REPO)) == before
+
     def test_the_plan_says_what_would_change_and_changes_nothing(self, hub, client, desk, publish_it, folder, tmp_path):
         def plan(where):
             return plan_publication(client, where, organisation=ORGANISATION, pulled=desk, index_keys=KEYS)
@@ -349,6 +356,26 @@ class TestRevoke:
         seen = read_index(client, ORGANISATION, keys=KEYS, pulled=pulled)
         assert seen.revocations.revoked_as(published.entry).reason == "unsafe"
         assert seen.index.artifacts == (published.entry,)
+
+    @pytest.mark.parametrize("step", ["publish", "plan", "revoke", "renew"])
+    def test_a_list_that_somebody_removed_is_not_begun_again(
+        self, hub, client, desk, publish_it, published, tmp_path, step
+    ):
+        """Who may write to the repository must not get an empty list signed by somebody who remembers nothing."""
+        revoke(client, ORGANISATION, artifacts=[self.revoked(published)], signer=PUBLISHER, pulled=desk)
+        HfApi(endpoint=hub.endpoint, token=hub.token).delete_file(REVOCATIONS, INDEX, repo_type="dataset")
+        second, new = publishable_folder(tmp_path / "second", version="1.3.0"), PulledArtifacts(tmp_path / "new")
+        before = (len(commits_of(hub, INDEX, "dataset")), len(commits_of(hub, REPO)))
+        key = RevokedKey(key_id=OTHER.public.id, reason="leaked_key", since="2026-11-22T00:00:00Z")
+        steps = {
+            "publish": lambda: publish_it(second, pulled=new),
+            "plan": lambda: plan_publication(client, second, organisation=ORGANISATION, pulled=new, index_keys=KEYS),
+            "revoke": lambda: revoke(client, ORGANISATION, keys=[key], signer=PUBLISHER, pulled=new),
+            "renew": lambda: renew(client, ORGANISATION, signer=PUBLISHER, pulled=new),
+        }
+        with pytest.raises(RollbackError, match="list of revocations"):
+            steps[step]()
+        assert (len(commits_of(hub, INDEX, "dataset")), len(commits_of(hub, REPO))) == before
 
     def test_renewing_keeps_the_content_in_one_commit(self, hub, client, desk, published, pulled):
         revoke(client, ORGANISATION, artifacts=[self.revoked(published)], signer=PUBLISHER, pulled=desk)

@@ -14,6 +14,7 @@ from huggingface_hub import HfApi
 from tests.loopback_hubs import REGULAR_UPLOAD, client_online
 from tests.publishable_artifacts import ORGANISATION, OTHER, PUBLISHER, REPO, publishable_folder
 
+from steerguard.artifacts.paths import MAX_WEIGHTS_BYTES
 from steerguard.artifacts.verify import verify_artifact
 from steerguard.errors import (
     ArtifactError,
@@ -25,7 +26,8 @@ from steerguard.errors import (
 )
 from steerguard.hub import pull as pulling
 from steerguard.hub.bounded import BoundedFile
-from steerguard.hub.client import HubClient
+from steerguard.hub.client import HubClient, RemoteFile
+from steerguard.hub.commit_files import artifact_tree
 from steerguard.hub.publish import publish
 from steerguard.hub.pull import PullTarget, pull
 from steerguard.registry.folder import read_folder
@@ -139,6 +141,19 @@ class TestRefusals:
         with pytest.raises(ArtifactIntegrityError, match="another file than the manifest pins"):
             pull(client, target, pulled)
         assert downloads(hub, "weights/") == []
+
+    def test_too_much_in_all_is_refused_before_download(self):
+        class Listing:
+            def tree(self, repo, commit, *, max_files):
+                paths = ["manifest.json", *(f"weights/{name}.safetensors" for name in "abc")]
+                sizes = [100, *([MAX_WEIGHTS_BYTES] * 3)]
+                return {
+                    path: RemoteFile(path=path, size=size, git_sha1="0" * 40, sha256=None)
+                    for path, size in zip(paths, sizes, strict=True)
+                }
+
+        with pytest.raises(ArtifactFormatError, match="too large as a whole"):
+            artifact_tree(Listing(), REPO, "a" * 40)
 
     def test_an_oversize_manifest_is_refused_before_download(self, hub, client, pulled, published):
         target = planted(hub, published.entry, {"manifest.json": b" " * (1024 * 1024 + 1)})

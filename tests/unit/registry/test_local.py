@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 
 import pytest
 from tests.artifact_samples import VECTORS, digest_of, sample_files, write_folder
 
-from steerguard.artifacts.paths import MAX_FILE_BYTES, MAX_WEIGHTS_BYTES
+from steerguard.artifacts.manifest import manifest_digest
+from steerguard.artifacts.paths import MANIFEST, MAX_FILE_BYTES, MAX_WEIGHTS_BYTES
 from steerguard.artifacts.verify import verify_artifact
 from steerguard.errors import (
     ArtifactError,
@@ -17,7 +20,8 @@ from steerguard.errors import (
     ArtifactIntegrityError,
     ArtifactNotFoundError,
 )
-from steerguard.registry.local import LocalDirectory, create_registry, embedded_registry
+from steerguard.registry.local import LocalDirectory, create_registry, embedded_registry, open_registry
+from steerguard.registry.staging import registry_lock
 
 
 @pytest.fixture
@@ -73,6 +77,17 @@ def test_a_version_never_changes(tmp_path, registry):
     assert tree(registry.root) == before
 
 
+def test_what_is_added_is_what_was_verified_before(tmp_path, registry):
+    verified, _ = source(tmp_path)
+    digest = manifest_digest((verified / MANIFEST).read_bytes())
+    swapped, _ = source(tmp_path, license="mit")
+    before = tree(registry.root)
+    with pytest.raises(ArtifactIntegrityError, match="not the one that was pinned"):
+        registry.add(swapped, digest=digest)
+    assert tree(registry.root) == before
+    assert registry.add(verified, digest=digest).digest == digest
+
+
 def test_a_damaged_artifact_is_not_added(tmp_path, registry):
     folder, _ = source(tmp_path)
     (folder / "README.md").write_text("other")
@@ -126,8 +141,49 @@ def test_what_an_interrupted_addition_left_behind_is_replaced(tmp_path, registry
     assert not list(registry.root.glob(".staging-*"))
 
 
+def test_staging_of_a_killed_writer_goes_with_the_next_addition(tmp_path, registry):
+    folder, _ = source(tmp_path)
+    outside = write_folder(tmp_path / "outside", {"kept": b"x"})
+    write_folder(registry.root / ".staging-0000000000000000", {"artifact/README.md": b"half"})
+    (registry.root / ".staging-1111111111111111").write_bytes(b"half a list of revocations")
+    (registry.root / ".staging-2222222222222222").symlink_to(outside)
+    registry.add(folder)
+    assert sorted(path.name for path in registry.root.iterdir()) == ["index.json", "inferaligner"]
+    assert tree(outside) == {"kept": b"x"}
+
+
+def test_a_registry_whose_making_was_interrupted_is_made(tmp_path):
+    root = tmp_path / "registry"
+    write_folder(root / ".staging-0000000000000000", {"index.json": b"{"})
+    assert open_registry(root).entries() == ()
+    assert [path.name for path in root.iterdir()] == ["index.json"]
+
+
+def test_a_folder_with_something_else_is_not_made_a_registry(tmp_path):
+    write_folder(tmp_path / "photos", {"cat.jpg": b"x", ".staging-0000000000000000": b"x"})
+    with pytest.raises(ArtifactNotFoundError, match="not a registry"):
+        open_registry(tmp_path / "photos")
+    assert tree(tmp_path / "photos") == {"cat.jpg": b"x", ".staging-0000000000000000": b"x"}
+
+
 def add_in_process(root, folder):
     LocalDirectory(root).add(folder)
+
+
+def test_a_child_that_was_forked_meanwhile_does_not_keep_the_registry_locked(registry):
+    with registry_lock(registry.root):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+            os._exit(0)
+    descriptor = os.open(registry.root, os.O_RDONLY)
+    try:
+        # Raises at once where the child still holds it.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_processes_that_add_at_once_lose_nothing(tmp_path, registry):

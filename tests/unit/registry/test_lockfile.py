@@ -11,6 +11,8 @@ from tests.registry_documents import DIGEST, HEX, OTHER_DIGEST, locked_artifact,
 from steerguard.canonical import canonical_bytes, sha256_hex
 from steerguard.errors import LockError, LockFormatError
 from steerguard.registry import lockfile as module
+from steerguard.registry import staging
+from steerguard.registry.file_lock import file_lock
 from steerguard.registry.lockfile import (
     LockedFile,
     LockedRegistry,
@@ -163,15 +165,28 @@ def test_a_lock_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     path = tmp_path / "guard.lock"
     write_lock(path, lockfile())
 
-    def full(file, content):
-        file.write_bytes(content[:10])
+    def full(descriptor):
+        os.ftruncate(descriptor, 10)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_durably", full)
+    monkeypatch.setattr(staging.os, "fsync", full)
     with pytest.raises(LockError, match="No space left"):
         write_lock(path, lockfile_of((), (), ()))
+    monkeypatch.undo()
     assert read_lock(path) == lockfile()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_beside_a_lock_is_removed_and_nothing_else(tmp_path):
+    path = tmp_path / "guard.lock"
+    dead, living = (tmp_path / f".guard.lock.{digit * 16}" for digit in "ab")
+    other = [tmp_path / name for name in (".guard.lock.swp", ".other.lock.aaaaaaaaaaaaaaaa", "guard.lock.orig")]
+    for file in (dead, living, *other):
+        file.write_bytes(b"half")
+    with file_lock(living):
+        write_lock(path, lockfile())
+    assert sorted(tmp_path.iterdir()) == sorted([path, living, *other])
+    assert read_lock(path) == lockfile()
 
 
 def test_a_missing_lock_a_folder_and_a_pipe_are_refused(tmp_path):

@@ -26,7 +26,7 @@ from steerguard.registry import pulled as module
 from steerguard.registry.file_lock import file_lock
 from steerguard.registry.index import IndexEntry
 from steerguard.registry.pulled import STORE_VARIABLE, PulledArtifacts
-from steerguard.registry.workspace import KEEP_PARTIAL_SECONDS
+from steerguard.registry.workspace import KEEP_PARTIAL_SECONDS, Workspace
 
 FILES = sample_files()
 DIGEST = digest_of(FILES)
@@ -196,6 +196,31 @@ class TestAttest:
         assert filled.origins(DIGEST) == ("acme/x@" + "1" * 40, "acme/x@" + "2" * 40)
         assert filled.sound(DIGEST)
 
+    @pytest.mark.parametrize("crowd", [1, 63])
+    @pytest.mark.parametrize("steps", range(5))
+    def test_one_that_is_killed_between_two_steps_leaves_the_artifact_sound(self, filled, monkeypatch, steps, crowd):
+        filled.attest(DIGEST, {f"attestations/a{n}.json": b"{}" for n in range(crowd)}, origin="acme/x@" + "2" * 40)
+        more = {"attestations/a0.json": b"[1]", "attestations/b1.json": b"[2]", "attestations/b2.json": b"[3]"}
+        origin, left, real = "acme/x@" + "3" * 40, iter(range(steps)), Workspace.replace
+
+        def killed(workspace, file, content):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            real(workspace, file, content)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Workspace, "replace", killed)
+            with pytest.raises(KeyboardInterrupt):
+                filled.attest(DIGEST, more, origin=origin)
+        assert filled.sound(DIGEST)
+        assert origin not in filled.origins(DIGEST)
+        filled.attest(DIGEST, more, origin=origin)
+        assert filled.sound(DIGEST)
+        assert filled.origins(DIGEST)[-1] == origin
+        assert more.items() <= filled.attestations(ENTRY).items()
+        (filled.folder(DIGEST) / "attestations/b1.json").write_bytes(b"[9]")
+        assert not filled.sound(DIGEST)
+
     def test_too_many_make_room_for_the_new_ones(self, filled):
         first = {f"attestations/a{n}.json": b"{}" for n in range(63)}
         filled.attest(DIGEST, first, origin="acme/x@" + "2" * 40)
@@ -253,6 +278,13 @@ class TestCrashes:
                 process.wait()
         assert folder.is_dir()
         with store.scratch():
+            assert not folder.exists()
+
+    def test_an_empty_download_of_a_dead_process_goes_unless_it_is_in_use(self, store):
+        folder = store.partial(DIGEST)
+        with store.one_at_a_time(DIGEST), store.one_registry_at_a_time("hf://other"):
+            assert folder.is_dir()
+        with store.one_registry_at_a_time("hf://acme"):
             assert not folder.exists()
 
     def test_a_download_that_nobody_resumes_is_removed_after_a_week_unless_it_is_in_use(self, store):

@@ -302,9 +302,21 @@ def test_a_locked_remote_artifact_that_was_not_pulled_asks_for_sync(registry, pu
             )
 
 
+@pytest.mark.parametrize(
+    "form", ["{parent}/elsewhere/../{name}", "{parent}/./{name}", "{parent}/{name}/", "{parent}/%72egistry"]
+)
+def test_a_locked_registry_has_one_name(registry, form):
+    """A pattern of a trust policy must not admit a folder by a name that leads somewhere else."""
+    parent, _, name = registry.name.rpartition("/")
+    lock = locked(registry, "inferaligner@^1", registry=form.format(parent=parent, name=name))
+    judge = judge_of(registry)
+    with pytest.raises(LockMismatchError, match="other name"):
+        names(Sources(default=embedded_registry(), lock=lock, judge=judge), "inferaligner@^1")
+
+
 def test_a_local_registry_is_found_by_its_name(registry):
     assert local_store(registry.name).root == registry.root
     assert local_store("embedded").root == embedded_registry().root
-    for name in (HUB, "file://relative", "elsewhere"):
+    for name in (HUB, "file://relative", "elsewhere", "file:///srv/%00registry"):
         with pytest.raises(ArtifactNotFoundError, match="no such local registry"):
             local_store(name)

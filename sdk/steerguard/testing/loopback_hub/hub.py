@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,6 +37,7 @@ class LoopbackHub:
         redirect: send large files from another origin (`localhost`), as the Hub's content network does.
         large_files: weights and files of more than 10 MiB are large files; False keeps every file in git, which needs
             neither xet storage nor its being switched off.
+        on_request: called with each request once it is carried out, before it is answered; from several threads.
 
     Raises:
         RegistryUnavailableError: the folder holds something that the hub did not write.
@@ -53,6 +54,7 @@ class LoopbackHub:
         part_bytes: int = PART_BYTES,
         redirect: bool = False,
         large_files: bool = True,
+        on_request: Callable[[Exchange], None] | None = None,
     ) -> None:
         self._users = Users()
         self.token = self._users.add(User(WRITER, everywhere=True), token)
@@ -71,7 +73,7 @@ class LoopbackHub:
             large_files=large_files,
         )
         self._site = site
-        self._journal = Journal()
+        self._journal = Journal(on_request)
         self._port = port
         self._server: HubServer | None = None
 

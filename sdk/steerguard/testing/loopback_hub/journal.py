@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -33,9 +34,14 @@ class Exchange:
 
 
 class Journal:
-    """The requests in the order in which the hub took them up; safe to use from several threads."""
+    """The requests in the order in which the hub took them up; safe to use from several threads.
 
-    def __init__(self) -> None:
+    Args:
+        listener: called with each of them, in the thread that serves it.
+    """
+
+    def __init__(self, listener: Callable[[Exchange], None] | None = None) -> None:
+        self._listener = listener
         self._lock = threading.Lock()
         self._exchanges: list[Exchange] = []
 
@@ -43,6 +49,8 @@ class Journal:
         """Remember a request."""
         with self._lock:
             self._exchanges.append(exchange)
+        if self._listener is not None:
+            self._listener(exchange)
 
     def exchanges(self) -> tuple[Exchange, ...]:
         """All requests since the start or the last `forget`."""
