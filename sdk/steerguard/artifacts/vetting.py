@@ -23,7 +23,7 @@ from steerguard.signing.keys import KEY_TEXT_PATTERN
 from steerguard.signing.statement import STATEMENT_TYPE, Statement, statement_bytes, subject
 
 VETTING: Final = "urn:steerguard:vetting:v1"
-MAX_VETTING_BYTES: Final = 4 * 1024 * 1024
+MAX_VETTING_BYTES: Final = 512 * 1024
 MAX_LEVEL: Final = 3
 _PREFIX: Final = f"{ATTESTATIONS}/vetting."
 

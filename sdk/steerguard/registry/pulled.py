@@ -39,6 +39,9 @@ from steerguard.registry.workspace import Workspace
 
 STORE_VARIABLE = "STEERGUARD_STORE"
 
+KEEP_QUARANTINED = 8
+"""How many damaged copies are kept."""
+
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _MAX_REMEMBERED_BYTES = 64 * 1024 * 1024
 
@@ -202,6 +205,8 @@ class PulledArtifacts:
     def quarantine(self, digest: str) -> Path:
         """Move what stands in the place of an artifact out of the way, and return where it lies now.
 
+        The newest `KEEP_QUARANTINED` are kept for whoever wants to know what happened.
+
         Raises:
             ArtifactError: the operating system refuses.
         """
@@ -210,6 +215,7 @@ class PulledArtifacts:
             self._workspace.folder("quarantine")
             self._origins_file(digest).unlink(missing_ok=True)
             self.folder(digest).rename(aside)
+            self._workspace.keep_newest("quarantine", KEEP_QUARANTINED)
         return aside
 
     def one_at_a_time(self, digest: str) -> AbstractContextManager[None]:

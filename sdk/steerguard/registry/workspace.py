@@ -96,6 +96,23 @@ class Workspace:
             (folder / file.name).replace(file)
         sync_directory(file.parent)
 
+    def keep_newest(self, name: str, count: int) -> None:
+        """Remove the oldest entries of a folder of the store beyond so many.
+
+        Raises:
+            OSError: the operating system refuses to look.
+        """
+        aged: list[tuple[int, Path]] = []
+        for entry in list(os.scandir(self.folder(name))):
+            # Another process may remove the same.
+            with suppress(FileNotFoundError):
+                aged.append((entry.stat(follow_symlinks=False).st_ctime_ns, Path(entry.path)))
+        for _, path in sorted(aged)[: max(0, len(aged) - count)]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
     def _scratch_folder(self, held: ExitStack) -> Path:
         while True:
             folder = self.folder("partial") / f"{_SCRATCH}{secrets.token_hex(8)}"

@@ -109,18 +109,26 @@ def envelope_bytes(envelope: Envelope) -> bytes:
     return content
 
 
-def parse_envelope(content: bytes, *, where: str) -> Envelope:
+def envelope_limit(payload_bytes: int) -> int:
+    """Return the size of the largest envelope around a payload of at most so many bytes."""
+    return 4 * (payload_bytes // 3 + 1) + MAX_SIGNATURES * (2 * MAX_SIGNATURE_BYTES + 8 * MAX_TEXT) + 8 * MAX_TEXT
+
+
+def parse_envelope(content: bytes, *, where: str, max_bytes: int | None = None) -> Envelope:
     """Parse the bytes of an envelope; no signature is judged.
 
     Args:
         content: the bytes of the file.
         where: file name for messages.
+        max_bytes: larger envelopes are refused before they are parsed, `MAX_ENVELOPE_BYTES` by default; where strangers
+            may put files, `envelope_limit` of the largest payload.
 
     Raises:
         SignatureError: too large, not canonical JSON, another shape, without signatures or with too many.
     """
-    if len(content) > MAX_ENVELOPE_BYTES:
-        raise _malformed(where, f"at most {MAX_ENVELOPE_BYTES} bytes", f"{len(content)} bytes")
+    limit = MAX_ENVELOPE_BYTES if max_bytes is None else max_bytes
+    if len(content) > limit:
+        raise _malformed(where, f"at most {limit} bytes", f"{len(content)} bytes")
     try:
         data = json.loads(content.decode("utf-8"))
         canonical = canonical_bytes(data)

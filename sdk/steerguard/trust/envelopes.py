@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from steerguard.artifacts.release import ReleaseStatement, is_release, parse_release
-from steerguard.artifacts.vetting import VettingStatement, is_vetting, parse_vetting
+from steerguard.artifacts.release import MAX_RELEASE_BYTES, ReleaseStatement, is_release, parse_release
+from steerguard.artifacts.vetting import MAX_VETTING_BYTES, VettingStatement, is_vetting, parse_vetting
 from steerguard.canonical import sha256_hex
 from steerguard.errors import ArtifactFormatError, SignatureError
 from steerguard.registry.index import IndexEntry
-from steerguard.signing.dsse import Envelope, parse_envelope, signers_of
+from steerguard.signing.dsse import Envelope, envelope_limit, parse_envelope, signers_of
 from steerguard.signing.keys import PublicKey
 from steerguard.signing.statement import STATEMENT
 
@@ -40,12 +40,12 @@ class SignedStatement(Generic[StatementT]):
 
 def releases_of(entry: IndexEntry, attestations: Mapping[str, bytes]) -> tuple[SignedStatement[ReleaseStatement], ...]:
     """Return the readable release statements about this digest, sorted by path."""
-    return _readable(entry, attestations, is_release, parse_release)
+    return _readable(entry, attestations, is_release, parse_release, MAX_RELEASE_BYTES)
 
 
 def vettings_of(entry: IndexEntry, attestations: Mapping[str, bytes]) -> tuple[SignedStatement[VettingStatement], ...]:
     """Return the readable vetting statements about this digest, sorted by path."""
-    return _readable(entry, attestations, is_vetting, parse_vetting)
+    return _readable(entry, attestations, is_vetting, parse_vetting, MAX_VETTING_BYTES)
 
 
 def unreadable(entry: IndexEntry, attestations: Mapping[str, bytes]) -> dict[str, str]:
@@ -54,9 +54,9 @@ def unreadable(entry: IndexEntry, attestations: Mapping[str, bytes]) -> dict[str
     for path, content in sorted(attestations.items()):
         outcome: object = None
         if is_release(path):
-            outcome = _parsed(entry, path, content, parse_release)
+            outcome = _parsed(entry, path, content, parse_release, MAX_RELEASE_BYTES)
         elif is_vetting(path):
-            outcome = _parsed(entry, path, content, parse_vetting)
+            outcome = _parsed(entry, path, content, parse_vetting, MAX_VETTING_BYTES)
         if isinstance(outcome, str):
             found[path] = outcome
     return found
@@ -67,17 +67,20 @@ def _readable(
     attestations: Mapping[str, bytes],
     belongs: Callable[[str], bool],
     parse: Callable[..., StatementT],
+    max_bytes: int,
 ) -> tuple[SignedStatement[StatementT], ...]:
-    outcomes = (_parsed(entry, path, content, parse) for path, content in sorted(attestations.items()) if belongs(path))
+    files = sorted((path, content) for path, content in attestations.items() if belongs(path))
+    outcomes = (_parsed(entry, path, content, parse, max_bytes) for path, content in files)
     return tuple(outcome for outcome in outcomes if not isinstance(outcome, str))
 
 
 def _parsed(
-    entry: IndexEntry, path: str, content: bytes, parse: Callable[..., StatementT]
+    entry: IndexEntry, path: str, content: bytes, parse: Callable[..., StatementT], max_bytes: int
 ) -> SignedStatement[StatementT] | str:
     """Return the statement in a file, or why it counts for nothing."""
     try:
-        envelope = parse_envelope(content, where=path)
+        # Anybody can put files here: what is larger than any statement is not even parsed.
+        envelope = parse_envelope(content, where=path, max_bytes=envelope_limit(max_bytes))
         if envelope.payload_type != STATEMENT:
             return f"its payload is {envelope.payload_type[:80]!r}"
         statement = parse(envelope.payload, where=path)

@@ -25,7 +25,7 @@ from steerguard.errors import (
 from steerguard.registry import pulled as module
 from steerguard.registry.file_lock import file_lock
 from steerguard.registry.index import IndexEntry
-from steerguard.registry.pulled import STORE_VARIABLE, PulledArtifacts
+from steerguard.registry.pulled import KEEP_QUARANTINED, STORE_VARIABLE, PulledArtifacts
 from steerguard.registry.workspace import KEEP_PARTIAL_SECONDS, Workspace
 
 FILES = sample_files()
@@ -96,6 +96,13 @@ class TestPut:
         (folder / "recipe.yaml").unlink()
         with pytest.raises(ArtifactIntegrityError, match=r"recipe\.yaml"):
             store.put(DIGEST, folder)
+
+    def test_the_newest_damaged_copies_are_kept_and_no_more(self, filled):
+        kept = []
+        for _ in range(KEEP_QUARANTINED + 3):
+            filled.folder(DIGEST).mkdir(parents=True, exist_ok=True)
+            kept.append(filled.quarantine(DIGEST))
+        assert sorted((filled.root / "quarantine").iterdir()) == sorted(kept[3:])
 
     def test_what_stands_in_its_place_goes_to_quarantine(self, filled):
         (filled.folder(DIGEST) / "recipe.yaml").write_text("seed: 8\n")

@@ -201,3 +201,16 @@ def test_a_large_envelope_is_neither_written_nor_parsed(monkeypatch):
         parse_envelope(content, where="e")
     with pytest.raises(SignatureError, match="too large"):
         envelope()
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 1000, 65_536])
+def test_the_largest_envelope_around_a_payload_is_within_its_limit(size):
+    signature = dsse.Signature("é" * dsse.MAX_TEXT, b"\xff" * dsse.MAX_SIGNATURE_BYTES)
+    whole = dsse.Envelope(b"\xff" * size, "\x01" * dsse.MAX_TEXT, (signature,) * MAX_SIGNATURES)
+    content = dsse.envelope_bytes(whole)
+    assert parse_envelope(content, where="e", max_bytes=dsse.envelope_limit(size)) == whole
+
+
+def test_an_envelope_above_its_limit_is_refused_before_it_is_parsed():
+    with pytest.raises(SignatureError, match="at most 20 bytes"):
+        parse_envelope(b"{" * 21, where="e", max_bytes=20)

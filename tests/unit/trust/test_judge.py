@@ -327,3 +327,18 @@ def test_one_of_several_publishers_is_enough():
     policy = trust(require="{vetting_level: 3}" + second)
     assert admitted(policy, release(MANIFEST, ENTRY.digest, STRANGER)).publisher == "other"
     refused(VettingError, policy, SIGNED)
+
+
+@pytest.mark.parametrize(
+    "name", ["release.ed25519-ffffffffffffffff.json", "vetting.ed25519-ffffffffffffffff.20261122T000000Z.json"]
+)
+def test_a_file_larger_than_any_statement_is_not_parsed_and_counts_for_nothing(monkeypatch, name):
+    parsed = []
+    monkeypatch.setattr("steerguard.signing.dsse.canonical_bytes", lambda data: parsed.append(data) or b"")
+    with pytest.raises(SignatureError, match=name.split(".")[0]):
+        admitted(trust(), {f"attestations/{name}": b'{"a":"' + b"x" * 1_000_000 + b'"}'})
+    assert parsed == []
+    monkeypatch.undo()
+    found = admitted(trust(), {**SIGNED, f"attestations/{name}": b"x" * 1_000_000})
+    assert found.signed_by == (ACME.public.id,)
+    assert name in found.warnings[0]
