@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerguard.cli.artifact_sources import LockOption
 from steerguard.cli.model_option import ModelOption
+from steerguard.cli.registry_source import RegistryOption, TrustOption
 from steerguard.errors import BuildError, SteerguardError
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from steerguard.artifacts.calibration import Calibration
     from steerguard.evaluate.prompt_files import PromptSet
     from steerguard.registry.local import LocalDirectory
+    from steerguard.registry.sources import Sources
 
 _SHOWN_RATES = ("0.01", "0.02", "0.05", "0.1")
 
@@ -39,7 +42,6 @@ _Version = Annotated[
 _Weights = Annotated[
     str, typer.Option("--weights", help="Type of weights that the model is served in: bfloat16, float16 or float32.")
 ]
-_Registry = Annotated[Path | None, typer.Option("--registry", help="Local registry; the embedded one by default.")]
 _AddTo = Annotated[
     Path | None, typer.Option("--add-to", help="With --as-version: local registry to add the new version to.")
 ]
@@ -56,7 +58,9 @@ def calibrate(
     out: _Out,
     as_version: _Version = None,
     weights: _Weights = "bfloat16",
-    registry: _Registry = None,
+    registry: RegistryOption = None,
+    trust: TrustOption = None,
+    lock: LockOption = None,
     add_to: _AddTo = None,
     created: _Created = None,
     batch_size: _BatchSize = 8,
@@ -67,10 +71,23 @@ def calibrate(
         _check_out(out)
         _check_version(as_version, add_to)
         sets = _prompt_sets(benign)
-        _calibrate(artifact, model, sets, out, as_version, weights, registry, add_to, time, batch_size)
+        sources = _sources(artifact, registry, trust, lock)
+        _calibrate(artifact, model, sets, out, as_version, weights, sources, add_to, time, batch_size)
     except SteerguardError as error:
         typer.echo(f"{error.code}: {error}", err=True)
         raise typer.Exit(1) from error
+
+
+def _sources(reference: str, registry: str | None, trust: Path | None, lock: Path | None) -> Sources:
+    """Return where the artifact comes from, once something that the reference admits was found and admitted there."""
+    from steerguard.artifacts.reference import parse_reference
+    from steerguard.sourcing import open_sources
+
+    # Nothing is guarded here, and what comes out names the artifact by digest: a lock file is not asked for.
+    sources = open_sources(registry, trust=trust, lock=lock, enforce=False, references=[reference]).sources
+    # A wrong name, or an artifact that nobody who is trusted vouches for, is said before a model is loaded.
+    next(sources.candidates(parse_reference(reference)))
+    return sources
 
 
 def _calibrate(
@@ -80,18 +97,14 @@ def _calibrate(
     out: Path,
     version: str | None,
     weights: str,
-    registry: Path | None,
+    sources: Sources,
     add_to: Path | None,
     created: str,
     batch_size: int,
 ) -> None:
-    from steerguard.artifacts.reference import parse_reference
-    from steerguard.registry.local import LocalDirectory, embedded_registry, open_registry
-    from steerguard.registry.resolve import pinned_variants
+    from steerguard.registry.local import open_registry
 
-    store = embedded_registry() if registry is None else LocalDirectory(registry)
-    # A wrong name, or a registry that cannot take a version, is said before a model is loaded.
-    pinned_variants(store, parse_reference(reference))
+    # A registry that cannot take a version is said before a model is loaded.
     target = None if add_to is None else open_registry(add_to)
 
     from rich.console import Console
@@ -104,7 +117,9 @@ def _calibrate(
     from steerguard.plan.resolve import resolve_reference
 
     loaded, tokenizer = load_named_model(model, weights)
-    found = resolve_reference(reference, ("probe",), inspect_model(loaded, tokenizer), store)
+    found = resolve_reference(reference, ("probe",), inspect_model(loaded, tokenizer), sources)
+    for warning in found.evidence.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     files = dict(found.store.read(found.pin))
     artifact = verify_artifact(files, found.pin.digest, where=found.pin.reference)
     conversations = [conversation for one in sets for conversation in one.conversations]

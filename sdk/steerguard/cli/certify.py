@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from steerguard.cli.artifact_sources import LockOption, artifact_sources
+from steerguard.cli.registry_source import RegistryOption, TrustOption
 from steerguard.errors import EvaluationError, SteerguardError
 from steerguard.models.names import PACKAGED
 
@@ -54,7 +56,6 @@ _Temperature = Annotated[
 _Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Most rows per batch.")]
 _Seed = Annotated[int, typer.Option("--seed", min=0, help="Of sampling.")]
 _Type = Annotated[str, typer.Option("--dtype", help="Type of the weights: bfloat16, float16 or float32.")]
-_Registry = Annotated[Path | None, typer.Option("--registry", help="Local registry; the embedded one by default.")]
 _Created = Annotated[
     str | None, typer.Option("--created", metavar="TIME", help="YYYY-MM-DDTHH:MM:SSZ; now by default.")
 ]
@@ -77,7 +78,9 @@ def certify(
     batch_size: _Batch = 16,
     seed: _Seed = 0,
     dtype: _Type = "bfloat16",
-    registry: _Registry = None,
+    registry: RegistryOption = None,
+    trust: TrustOption = None,
+    lock: LockOption = None,
     created: _Created = None,
 ) -> None:
     """Measure how often a judge calls answers under a policy harmful, with an upper bound; or check such a statement."""
@@ -89,13 +92,14 @@ def certify(
         _check_out(target["out"])
         time = _time(created)
         settings = {
+            **artifact_sources(registry, trust, lock),
             "confidence": confidence,
             "max_new_tokens": max_new_tokens,
             "temperature": temperature,
             "batch_size": batch_size,
             "seed": seed,
         }
-        inputs = _inputs(target, judge_harmless, judge_kind, judge_rows, registry, settings)
+        inputs = _inputs(target, judge_harmless, judge_kind, judge_rows, settings)
         certificate = _measure(inputs, target["model"], dtype, work, time)
         _write(certificate, target["out"])
     except SteerguardError as error:
@@ -119,18 +123,12 @@ def _needed(**given: Any) -> dict[str, Any]:
 
 
 def _inputs(
-    target: dict[str, Any],
-    harmless: Path | None,
-    kind: str,
-    rows: str,
-    registry: Path | None,
-    settings: dict[str, Any],
+    target: dict[str, Any], harmless: Path | None, kind: str, rows: str, settings: dict[str, Any]
 ) -> CertificateInputs:
     """Read every file that the command names; a wrong one is said before a model is loaded."""
     from steerguard.evaluate.prompt_files import read_prompts
     from steerguard.evaluate.prompt_spec import parse_specs
     from steerguard.policy.load import load_policy
-    from steerguard.registry.local import LocalDirectory
 
     document = load_policy(target["policy"])
     sets = [(read_prompts(spec, "refuse"), _sha256(spec.path)) for spec in parse_specs(target["prompts"], [])[0]]
@@ -143,7 +141,6 @@ def _inputs(
         model_name=model if model == PACKAGED else Path(model).resolve().name,
         policy=document,
         sets=without_repeats(sets),
-        registry=None if registry is None else LocalDirectory(registry),
         **judge,
         **settings,
     )

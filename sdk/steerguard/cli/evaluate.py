@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from steerguard.cli.artifact_sources import LockOption, artifact_sources
 from steerguard.cli.model_option import ModelOption
+from steerguard.cli.registry_source import RegistryOption, TrustOption
 from steerguard.errors import EvaluationError, SteerguardError
 from steerguard.models.names import PACKAGED
 
@@ -40,7 +43,6 @@ _Batch = Annotated[
     typer.Option("--batch-size", min=1, help="Most rows per batch; measured by default.", show_default=False),
 ]
 _Type = Annotated[str, typer.Option("--dtype", help="Type of the weights: bfloat16, float16 or float32.")]
-_Registry = Annotated[Path | None, typer.Option("--registry", help="Local registry; the embedded one by default.")]
 _References = Annotated[
     Path | None, typer.Option("--references", help="Refusal sentences to compare with, one per line.")
 ]
@@ -62,7 +64,9 @@ def evaluate(
     max_new_tokens: _Tokens = 32,
     batch_size: _Batch = None,
     dtype: _Type = "bfloat16",
-    registry: _Registry = None,
+    registry: RegistryOption = None,
+    trust: TrustOption = None,
+    lock: LockOption = None,
     references: _References = None,
     judge: _Judge = None,
     judge_harmless: _Harmless = None,
@@ -79,7 +83,7 @@ def evaluate(
     from rich.console import Console
 
     try:
-        parts = _read(policy, harmful or [], benign or [], registry, references)
+        parts = {**_read(policy, harmful or [], benign or [], references), **artifact_sources(registry, trust, lock)}
         trained = _judge(judge, judge_harmless)
         # From here on torch is loaded; what is wrong with a file was said before.
         from steerguard.evaluate.inputs import EvaluationInputs
@@ -109,15 +113,12 @@ def evaluate(
     show(Console(highlight=False), evaluation, out, report=not no_report)
 
 
-def _read(
-    policies: list[str], harmful: list[str], benign: list[str], registry: Path | None, references: Path | None
-) -> dict[str, Any]:
-    """Read every file that the command names, by field of `EvaluationInputs`."""
+def _read(policies: list[str], harmful: list[str], benign: list[str], references: Path | None) -> dict[str, Any]:
+    """Read policies, prompts and references, by field of `EvaluationInputs`."""
     from steerguard.evaluate.prompt_files import read_prompts
     from steerguard.evaluate.prompt_spec import parse_specs
     from steerguard.evaluate.references import read_references
     from steerguard.policy.load import load_policy
-    from steerguard.registry.local import LocalDirectory
 
     refused, answered = parse_specs(harmful, benign)
     return {
@@ -127,7 +128,6 @@ def _read(
         ),
         "policies": tuple(load_policy(name) for name in policies),
         "references": () if references is None else read_references(references),
-        "registry": None if registry is None else LocalDirectory(registry),
     }
 
 
@@ -155,7 +155,7 @@ def _run(inputs: EvaluationInputs, model: str, dtype: str, out: Path, *, report:
 
 @contextmanager
 def progress_bar() -> Iterator[Bar]:
-    """Show one bar inside the block, on the error stream: standard output holds the result and nothing else."""
+    """Show one bar inside the block, on the error stream. All that is printed there goes to it: standard output holds the result."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -175,7 +175,8 @@ def progress_bar() -> Iterator[Bar]:
         console=Console(stderr=True, highlight=False),
         transient=True,
     )
-    with bars:
+    # Loggers write to standard output unless the app says otherwise.
+    with redirect_stdout(sys.stderr), bars:
         yield Bar(bars)
 
 

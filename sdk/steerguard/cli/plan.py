@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from steerguard.cli.artifact_sources import LockOption
 from steerguard.cli.model_option import ModelOption
 from steerguard.cli.registry_source import RegistryOption, TrustOption
 from steerguard.errors import SteerguardError
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 
 _Policy = Annotated[str, typer.Argument(metavar="POLICY", help="Name of a shipped policy, or a file.")]
-_Lock = Annotated[Path | None, typer.Option("--lock", metavar="FILE", help="Lock file: nothing else is looked at.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")]
 
 
@@ -27,7 +27,7 @@ def plan(
     model: ModelOption,
     registry: RegistryOption = None,
     trust: TrustOption = None,
-    lock: _Lock = None,
+    lock: LockOption = None,
     *,
     as_json: _Json = False,
 ) -> None:

@@ -40,8 +40,8 @@ from steerguard.evaluate.rows import EvaluatedRow
 from steerguard.evaluate.run_settings import prepare_folder, require_same, store_settings, stored_settings
 from steerguard.evaluate.training_texts import own_training_texts
 from steerguard.plan.plan import Plan
-from steerguard.plan.resolve import resolve_artifacts
-from steerguard.registry.local import embedded_registry
+from steerguard.plan.resolve import artifact_needs, resolve_artifacts
+from steerguard.sourcing import open_sources
 from steerguard.version import __version__
 
 
@@ -75,7 +75,10 @@ def certify(
     told = progress or SilentProgress()
     weights = weights_digest(model)
     prepare_folder(folder)
-    with Journal(folder) as journal, guarded(model, inputs.policy, tokenizer, inputs.registry) as wrapped:
+    with (
+        Journal(folder) as journal,
+        guarded(model, inputs.policy, tokenizer, inputs.registry, trust=inputs.trust, lock=inputs.lock) as wrapped,
+    ):
         plan: Plan = wrapped.guard.plan
         told.note("checking policy, judge and prompts")
         independence = _independence(plan, inputs)
@@ -107,7 +110,10 @@ def _independence(plan: Plan, inputs: CertificateInputs) -> Independence:
             found=plan.mode,
             next_step="Set mode: enforce.",
         )
-    found = resolve_artifacts(inputs.policy, plan.model, inputs.registry or embedded_registry())
+    sourcing = open_sources(
+        inputs.registry, trust=inputs.trust, lock=inputs.lock, references=artifact_needs(inputs.policy)
+    )
+    found = resolve_artifacts(inputs.policy, plan.model, sourcing.sources)
     pins = {artifact.pin.digest: artifact.pin for artifact in found.values()}
     absent = [artifact.reference for artifact in plan.artifacts if artifact.digest not in pins]
     if absent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from steerguard.errors import EvaluationError
@@ -13,7 +14,9 @@ from steerguard.evaluate.judge import JudgeQuality
 from steerguard.evaluate.prompt_files import PromptSet
 from steerguard.evaluate.recording import Judge
 from steerguard.policy.document import Policy
+from steerguard.registry.lockfile import Lockfile
 from steerguard.registry.store import ArtifactStore
+from steerguard.trust.document import TrustPolicy
 
 
 class MeasuredJudge(Judge, Protocol):
@@ -58,8 +61,12 @@ class CertificateInputs:
     batch_size: int = 16
     seed: int = 0
     """Of sampling."""
-    registry: ArtifactStore | None = None
-    """Where artifacts come from; None is the embedded registry."""
+    registry: ArtifactStore | Path | str | None = None
+    """Where artifacts come from, as for `wrap`; None is the embedded registry."""
+    trust: TrustPolicy | None = None
+    """Whose signatures count; needed for registries on the Hub."""
+    lock: Lockfile | None = None
+    """What artifacts are pinned to; needed for registries on the Hub in mode `enforce`."""
 
     def __post_init__(self) -> None:
         """Refuse settings that no certificate can have."""

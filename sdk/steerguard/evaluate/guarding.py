@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from steerguard.audit.log import AuditLog
@@ -13,7 +14,9 @@ from steerguard.methods.bounds import decimal_text
 from steerguard.plan.plan import Plan
 from steerguard.policy.document import Policy
 from steerguard.policy.rules import PlannedComparison, near
+from steerguard.registry.lockfile import Lockfile
 from steerguard.registry.store import ArtifactStore
+from steerguard.trust.document import TrustPolicy
 from steerguard.wrapping import unwrap, wrap
 
 
@@ -31,14 +34,30 @@ class _NoSink:
 
 
 @contextmanager
-def guarded(model: Any, policy: Policy, tokenizer: Any, registry: ArtifactStore | None) -> Iterator[Any]:
+def guarded(
+    model: Any,
+    policy: Policy,
+    tokenizer: Any,
+    registry: ArtifactStore | Path | str | None,
+    *,
+    trust: TrustPolicy | None = None,
+    lock: Lockfile | None = None,
+) -> Iterator[Any]:
     """Wrap the model inside the block.
+
+    Args:
+        model: as for `steerguard.wrap`, like all of these.
+        policy: what guards it.
+        tokenizer: its tokenizer or processor.
+        registry: where artifacts come from.
+        trust: whose signatures count.
+        lock: what artifacts are pinned to.
 
     Raises:
         SteerguardError: as `steerguard.wrap`.
     """
     with AuditLog.open(sink=_NoSink(), content="none") as log:
-        wrapped = wrap(model, policy, tokenizer=tokenizer, registry=registry, audit=log)
+        wrapped = wrap(model, policy, tokenizer=tokenizer, registry=registry, trust=trust, lock=lock, audit=log)
         try:
             yield wrapped
         finally:
@@ -62,6 +81,26 @@ def check_policies(policies: tuple[Policy, ...]) -> None:
                 next_step="Change metadata.name in a copy of the policy.",
             )
         seen.add(name)
+
+
+def require_planned(plan: Plan, planned: str | None) -> None:
+    """Refuse to answer under another plan than the one that was settled: its artifacts may be others.
+
+    Args:
+        plan: of the guard that is to answer.
+        planned: digest of the settled plan.
+
+    Raises:
+        EvaluationError: they differ.
+    """
+    if plan.digest != planned:
+        raise EvaluationError(
+            "The registry changed while the evaluation ran.",
+            where=f"policy `{plan.policy_name}`",
+            expected=f"the plan {planned}",
+            found=plan.digest,
+            next_step="Put the registry back as it was, or evaluate into a new folder; a lock file keeps artifacts.",
+        )
 
 
 def described_run(plan: Plan) -> EvaluatedRun:

@@ -26,7 +26,9 @@ from steerguard.evaluate.throughput import find_batch_size
 from steerguard.methods.bounds import decimal_text
 from steerguard.models.inspect import inspect_model
 from steerguard.policy.document import Policy
+from steerguard.registry.lockfile import Lockfile
 from steerguard.registry.store import ArtifactStore
+from steerguard.trust.document import TrustPolicy
 from steerguard.version import __version__
 
 PERPLEXITY_MODELS = (UNGUIDED,)
@@ -49,8 +51,12 @@ class EvaluationInputs:
     judge: Judge | None = None
     perplexity: bool = False
     """Whether the model without guidance rates every answer."""
-    registry: ArtifactStore | None = None
-    """Where artifacts come from; None is the embedded registry."""
+    registry: ArtifactStore | Path | str | None = None
+    """Where artifacts come from, as for `wrap`; None is the embedded registry."""
+    trust: TrustPolicy | None = None
+    """Whose signatures count; needed for registries on the Hub."""
+    lock: Lockfile | None = None
+    """What artifacts are pinned to; needed for registries on the Hub in mode `enforce`."""
     seed: int = 0
     """Of the bootstrap."""
 
@@ -101,7 +107,7 @@ def prepare(
     detectors: dict[str, tuple[str, ...]] = {UNGUIDED: ()}
     templates: list[str] = []
     for policy in inputs.policies:
-        with guarded(model, policy, tokenizer, inputs.registry) as wrapped:
+        with guarded(model, policy, tokenizer, inputs.registry, trust=inputs.trust, lock=inputs.lock) as wrapped:
             plan = wrapped.guard.plan
         runs.append(described_run(plan))
         detectors[plan.policy_name] = tuple(detector.id for detector in plan.detectors)

@@ -15,7 +15,7 @@ from steerguard.evaluate.answering import Answerer, EncodedSet
 from steerguard.evaluate.batches import BatchJob, batch_jobs, length_batches
 from steerguard.evaluate.durable import write_whole
 from steerguard.evaluate.figures import FigureSettings, all_figures, all_scores
-from steerguard.evaluate.guarding import guarded
+from steerguard.evaluate.guarding import guarded, require_planned
 from steerguard.evaluate.inputs import EvaluationInputs, Prepared, prepare
 from steerguard.evaluate.journal import Journal
 from steerguard.evaluate.memory import memory_for
@@ -25,6 +25,7 @@ from steerguard.evaluate.result import UNGUIDED, Evaluation
 from steerguard.evaluate.rows import EvaluatedRow
 from steerguard.evaluate.run_settings import prepare_folder
 from steerguard.evaluate.speed import SpeedMeter
+from steerguard.policy.document import Policy
 from steerguard.version import __version__
 
 Renderer = Callable[[Evaluation, Iterable[EvaluatedRow]], str]
@@ -111,16 +112,22 @@ class _Session:
         total = sum(units.values())
         self._progress.start(total, total - sum(units[job] for job in left))
         policies = {policy.metadata.name: policy for policy in self._inputs.policies}
+        planned = {run.name: run.plan_digest for run in self._prepared.runs}
         makers = RowMaker(self._inputs.judge, self._plain_passes(), known)
         rows: list[EvaluatedRow] = []
         for run, of_run in groupby(left, key=lambda job: job.run):
             with ExitStack() as stack:
                 if run != UNGUIDED:
-                    stack.enter_context(guarded(self._model, policies[run], self._tokenizer, self._inputs.registry))
+                    wrapped = stack.enter_context(self._guarded(policies[run]))
+                    require_planned(wrapped.guard.plan, planned[run])
                 for job in of_run:
                     rows += self._answer_batch(job, makers)
                     self._progress.advance(units[job], f"{run} · {job.set}")
         return rows
+
+    def _guarded(self, policy: Policy) -> AbstractContextManager[Any]:
+        given = self._inputs
+        return guarded(self._model, policy, self._tokenizer, given.registry, trust=given.trust, lock=given.lock)
 
     def _answer_batch(self, job: BatchJob, makers: RowMaker) -> list[EvaluatedRow]:
         start = time.perf_counter()

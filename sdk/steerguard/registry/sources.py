@@ -111,7 +111,7 @@ class Sources:
                 where=named,
                 expected="a lock file, since the mode is enforce",
                 found="none",
-                next_step="Run steerguard lock and steerguard sync, then pass lock=.",
+                next_step="Run steerguard lock and steerguard sync, then pass lock= (or --lock).",
             )
         store = store_for(reference, self.default, self.remote)
         for entry in admitted_entries(store, reference):

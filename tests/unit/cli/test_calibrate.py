@@ -6,6 +6,11 @@ import json
 
 import pytest
 import typer
+from tests.evaluations import tiny_policy
+from tests.guarded_models import fresh_model, registry_for, shared_model, tokenizer
+from tests.signed_artifacts import ACME, HUB, attest_all, revoked
+from tests.signed_registries import add_version, copied_registry, lock_of, trust_file
+from tests.trusted_models import locked_project
 from typer.testing import CliRunner
 
 from steerguard.artifacts.attestation import parse_attestation
@@ -15,6 +20,7 @@ from steerguard.canonical import sha256_hex
 from steerguard.cli.calibrate import calibrate
 from steerguard.registry.folder import read_folder
 from steerguard.registry.local import LocalDirectory
+from steerguard.registry.lockfile import write_lock
 from steerguard.testing import tiny_model, tiny_registry, tiny_tokenizer
 
 app = typer.Typer()
@@ -149,3 +155,91 @@ def test_other_weights_of_the_same_shape_are_refused(shared, folder):
     result = run(shared, folder, "--model", str(folder / "other"))
     assert result.exit_code == 1
     assert "not those that the artifact was made on" in result.output
+
+
+@pytest.fixture
+def signed(folder, monkeypatch):
+    """A model, an unsigned copy of its registry, and a trust policy that lets one publisher sign there."""
+    monkeypatch.setenv("STEERGUARD_STORE", str(folder / "store"))
+    fresh_model().save_pretrained(folder / "model")
+    tokenizer().save_pretrained(folder / "model")
+    registry = copied_registry(folder / "registry", shared_model())
+    return registry, ("--trust", str(trust_file(folder, registry)))
+
+
+def subject(folder):
+    return parse_attestation((folder / "out.json").read_bytes(), where="out.json").subject.digest
+
+
+def test_an_artifact_under_a_trust_policy_is_calibrated_where_it_is_signed(signed, folder):
+    registry, trust = signed
+    refused = run(folder, folder, *trust)
+    assert refused.exit_code == 1
+    assert "SignatureError: " in refused.output
+    assert not (folder / "out.json").exists()
+    attest_all(registry, ACME)
+    assert run(folder, folder, *trust).exit_code == 0
+    assert subject(folder) == registry.pinned("harmful-intent")[0].digest
+    assert run(folder, folder, out="plain.json").exit_code == 0
+    assert (folder / "plain.json").read_bytes() == (folder / "out.json").read_bytes()
+
+
+def test_who_is_not_trusted_is_said_before_a_model_is_loaded(signed, folder):
+    result = run(folder, folder, *signed[1], "--model", str(folder / "absent"))
+    assert "SignatureError: " in result.output
+
+
+def test_an_unsigned_higher_version_is_not_passed_over(signed, folder):
+    registry, trust = signed
+    attest_all(registry, ACME)
+    add_version(registry, "harmful-intent", "1.1.0", folder / "new")
+    assert "SignatureError: " in run(folder, folder, *trust).output
+    assert not (folder / "out.json").exists()
+
+
+def test_a_lock_file_says_which_version_is_calibrated(signed, folder):
+    registry, trust = signed
+    attest_all(registry, ACME)
+    before = registry.pinned("harmful-intent")[0].digest
+    lock = folder / "steerguard.lock"
+    write_lock(lock, lock_of(registry, [tiny_policy()]))
+    add_version(registry, "harmful-intent", "1.1.0", folder / "new")
+    attest_all(registry, ACME)
+    result = run(folder, folder, *trust, "--lock", str(lock))
+    assert result.exit_code == 0, result.output
+    assert subject(folder) == before != registry.pinned("harmful-intent")[0].digest
+
+
+def test_a_lock_file_without_the_reference_is_refused(signed, folder):
+    registry, trust = signed
+    attest_all(registry, ACME)
+    lock = folder / "steerguard.lock"
+    write_lock(lock, lock_of(registry, [tiny_policy()]))
+    result = run(folder, folder, *trust, "--lock", str(lock), artifact="harmful-intent@1.0.0")
+    assert result.exit_code == 1
+    assert "UnlockedArtifactError: " in result.output
+    assert not (folder / "out.json").exists()
+
+
+def test_what_is_locked_on_the_hub_and_pulled_is_calibrated(signed, folder):
+    project = locked_project(folder, shared_model(), document=tiny_policy())
+    reference = f"{HUB}/harmful-intent@^1"
+    trust, lock = ("--trust", str(project.trust)), ("--lock", str(project.lock))
+    for given in ((), lock):
+        assert "SignatureError: " in run(folder, folder, *given, artifact=reference).output
+    result = run(folder, folder, *trust, *lock, artifact=reference)
+    assert result.exit_code == 0, result.output
+    assert subject(folder) == registry_for(shared_model()).pinned("harmful-intent")[0].digest
+    project.publish_list(revoked(family="harmful-intent"))
+    result = run(folder, folder, *trust, *lock, artifact=reference, out="again.json")
+    assert "RevokedError: " in result.output
+    assert not (folder / "again.json").exists()
+
+
+def test_warnings_of_the_judge_are_printed(signed, folder):
+    loosened = "unsigned_local: {action: allow, reason: built here for tests, expires: 2999-12-31}"
+    trust = trust_file(folder, signed[0], extra=loosened)
+    result = run(folder, folder, "--trust", str(trust))
+    assert result.exit_code == 0, result.output
+    assert "warning: " in result.stderr
+    assert "built here for tests" in result.stderr

@@ -7,8 +7,11 @@ import json
 
 import pytest
 import typer
-from tests.evaluations import policy_text, prompt_files
+from tests.evaluations import policy_text, prompt_files, tiny_policy
 from tests.guarded_models import registry_for, shared_model, tokenizer
+from tests.signed_artifacts import ACME, attest_all
+from tests.signed_registries import copied_registry, lock_of, trust_file
+from tests.trusted_models import locked_project
 from tests.unit.evaluate.test_judge import garden, rows
 from typer.testing import CliRunner
 
@@ -16,6 +19,7 @@ from steerguard.canonical import canonical_bytes
 from steerguard.cli.certify import INTERRUPTED, certify
 from steerguard.evaluate.certificate_document import parse_certificate
 from steerguard.evaluate.journal import Journal
+from steerguard.registry.lockfile import write_lock
 
 app = typer.Typer()
 app.command()(certify)
@@ -36,14 +40,22 @@ def shared(tmp_path_factory):
 def command(tmp_path, shared):
     (tmp_path / "policy.yaml").write_text(policy_text(), encoding="utf-8")
     bad, good = prompt_files(tmp_path)
+    standard = registry_for(shared_model()).root
 
-    def call(*more, prompts=(bad, good), policy="policy.yaml", judge=shared / "labelled.csv", out="c.json"):
+    def call(
+        *more,
+        prompts=(bad, good),
+        policy="policy.yaml",
+        judge=shared / "labelled.csv",
+        out="c.json",
+        registry=standard,
+    ):
         return CliRunner().invoke(
             app,
             [
                 *("--model", str(shared / "model"), "--policy", str(tmp_path / policy), "--judge", str(judge)),
                 *(word for one in prompts for word in ("--prompts", one)),
-                *("--registry", str(registry_for(shared_model()).root), "--out", str(tmp_path / out)),
+                *("--registry", str(registry), "--out", str(tmp_path / out)),
                 *("--max-new-tokens", "4", "--batch-size", "4", "--dtype", "float32"),
                 *("--created", "2026-02-03T04:05:06Z", *more),
             ],
@@ -153,3 +165,51 @@ def test_verify_refuses_what_is_no_certificate(tmp_path, content):
     result = CliRunner().invoke(app, ["--verify", str(path)])
     assert result.exit_code == 1
     assert "Error: " in result.stderr
+
+
+def test_a_registry_under_a_trust_policy_is_certified_where_it_is_signed(command, tmp_path):
+    registry = copied_registry(tmp_path / "registry", shared_model())
+    trust = str(trust_file(tmp_path, registry))
+    refused = command("--trust", trust, registry=registry.root)
+    assert refused.exit_code == 1
+    assert "SignatureError: " in refused.stderr
+    assert not (tmp_path / "c.json").exists()
+    attest_all(registry, ACME)
+    accepted = command("--trust", trust, registry=registry.root)
+    assert accepted.exit_code == 0, accepted.stderr
+    assert command(out="plain.json").exit_code == 0
+    assert (tmp_path / "c.json").read_bytes() == (tmp_path / "plain.json").read_bytes()
+
+
+def test_what_is_locked_on_the_hub_and_pulled_is_certified(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEERGUARD_STORE", str(tmp_path / "store"))
+    project = locked_project(tmp_path, shared_model(), document=tiny_policy())
+    (tmp_path / "policy.yaml").write_text(json.dumps(project.policy.document()), encoding="utf-8")
+    trust, lock = ("--trust", str(project.trust)), ("--lock", str(project.lock))
+    for given, code in ((trust, "UnlockedArtifactError"), (lock, "SignatureError"), ((), "UnlockedArtifactError")):
+        assert f"{code}: " in command(*given).stderr
+    result = command(*trust, *lock)
+    assert result.exit_code == 0, result.stderr
+    certificate = parse_certificate((tmp_path / "c.json").read_bytes(), where="c.json")
+    families = ("harmful-intent", "inferaligner")
+    used = {registry_for(shared_model()).pinned(family)[0].digest for family in families}
+    assert {one.digest for one in certificate.subject.artifacts} == used
+
+
+def test_a_lock_file_of_another_policy_is_refused(command, tmp_path):
+    registry = copied_registry(tmp_path / "registry", shared_model())
+    attest_all(registry, ACME)
+    lock = tmp_path / "steerguard.lock"
+    write_lock(lock, lock_of(registry, [tiny_policy(name="other")]))
+    trust = str(trust_file(tmp_path, registry))
+    result = command("--trust", trust, "--lock", str(lock), registry=registry.root)
+    assert result.exit_code == 1
+    assert "LockMismatchError: " in result.stderr
+    assert not (tmp_path / "c.json").exists()
+
+
+@pytest.mark.parametrize(("option", "code"), [("--trust", "TrustPolicyError"), ("--lock", "LockFormatError")])
+def test_a_trust_policy_or_lock_file_that_cannot_be_read_is_said_first(command, tmp_path, option, code):
+    result = command(option, str(tmp_path / "absent"), "--model", "absent")
+    assert result.exit_code == 1
+    assert f"{code}: " in result.stderr

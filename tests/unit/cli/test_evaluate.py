@@ -6,12 +6,16 @@ import json
 
 import pytest
 import typer
-from tests.evaluations import policy_text, prompt_files
+from tests.evaluations import policy_text, prompt_files, tiny_policy
 from tests.guarded_models import registry_for, shared_model, tokenizer
+from tests.signed_artifacts import ACME, attest_all
+from tests.signed_registries import copied_registry, lock_of, trust_file
+from tests.trusted_models import locked_project
 from typer.testing import CliRunner
 
 from steerguard.cli.evaluate import INTERRUPTED, evaluate
 from steerguard.evaluate.journal import Journal
+from steerguard.registry.lockfile import write_lock
 
 app = typer.Typer()
 app.command()(evaluate)
@@ -29,13 +33,13 @@ def model_folder(tmp_path_factory):
 def command(tmp_path, model_folder):
     (tmp_path / "policy.yaml").write_text(policy_text(), encoding="utf-8")
     bad, good = prompt_files(tmp_path)
-    registry = registry_for(shared_model())
+    standard = registry_for(shared_model()).root
 
-    def call(*more, model=str(model_folder), harmful=bad):
+    def call(*more, model=str(model_folder), harmful=bad, registry=standard):
         return CliRunner().invoke(
             app,
             [
-                *("--model", model, "--policy", str(tmp_path / "policy.yaml"), "--registry", str(registry.root)),
+                *("--model", model, "--policy", str(tmp_path / "policy.yaml"), "--registry", str(registry)),
                 *("--harmful", harmful, "--benign", good, "--out", str(tmp_path / "out"), "--dtype", "float32"),
                 *("--max-new-tokens", "4", "--batch-size", "3", "--no-report", *more),
             ],
@@ -97,3 +101,58 @@ def test_a_set_is_needed(model_folder, tmp_path):
     )
     assert result.exit_code == 1
     assert "nothing to evaluate" in result.stderr
+
+
+def test_a_registry_under_a_trust_policy_is_measured_where_it_is_signed(command, tmp_path):
+    registry = copied_registry(tmp_path / "registry", shared_model())
+    trust = str(trust_file(tmp_path, registry))
+    refused = command("--trust", trust, registry=registry.root)
+    assert refused.exit_code == 1
+    assert "SignatureError: " in refused.stderr
+    assert not (tmp_path / "out" / "evaluation.json").exists()
+    attest_all(registry, ACME)
+    accepted = command("--trust", trust, "--json", registry=registry.root)
+    assert accepted.exit_code == 0, accepted.stderr
+    plain = command("--json", "--out", str(tmp_path / "plain"))
+    assert accepted.stdout_bytes == plain.stdout_bytes
+
+
+def test_what_is_locked_on_the_hub_and_pulled_is_measured(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEERGUARD_STORE", str(tmp_path / "store"))
+    project = locked_project(tmp_path, shared_model(), document=tiny_policy())
+    (tmp_path / "policy.yaml").write_text(json.dumps(project.policy.document()), encoding="utf-8")
+    trust, lock = ("--trust", str(project.trust)), ("--lock", str(project.lock))
+    for given, code in ((trust, "UnlockedArtifactError"), (lock, "SignatureError"), ((), "UnlockedArtifactError")):
+        assert f"{code}: " in command(*given).stderr
+    result = command(*trust, *lock, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout_bytes == (tmp_path / "out" / "evaluation.json").read_bytes()
+
+
+def test_a_lock_file_of_another_policy_is_refused(command, tmp_path):
+    registry = copied_registry(tmp_path / "registry", shared_model())
+    attest_all(registry, ACME)
+    lock = tmp_path / "steerguard.lock"
+    given = ("--trust", str(trust_file(tmp_path, registry)), "--lock", str(lock))
+    write_lock(lock, lock_of(registry, [tiny_policy(name="other")]))
+    refused = command(*given, registry=registry.root)
+    assert refused.exit_code == 1
+    assert "LockMismatchError: " in refused.stderr
+    write_lock(lock, lock_of(registry, [tiny_policy(), tiny_policy(name="other")]))
+    assert command(*given, registry=registry.root).exit_code == 0
+
+
+@pytest.mark.parametrize(("option", "code"), [("--trust", "TrustPolicyError"), ("--lock", "LockFormatError")])
+def test_a_trust_policy_or_lock_file_that_cannot_be_read_is_said_first(command, tmp_path, option, code):
+    result = command(option, str(tmp_path / "absent"), model="/no/such/model")
+    assert result.exit_code == 1
+    assert f"{code}: " in result.stderr
+
+
+def test_warnings_of_the_judge_are_not_on_standard_output(command, tmp_path):
+    registry = copied_registry(tmp_path / "registry", shared_model())
+    loosened = "unsigned_local: {action: allow, reason: built here for tests, expires: 2999-12-31}"
+    result = command("--json", "--trust", str(trust_file(tmp_path, registry, extra=loosened)), registry=registry.root)
+    assert result.exit_code == 0, result.stderr
+    assert "built here for tests" in result.stderr
+    assert result.stdout_bytes == (tmp_path / "out" / "evaluation.json").read_bytes()
