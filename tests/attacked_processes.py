@@ -86,6 +86,7 @@ def _steps(folder: Path, endpoint: str, more: Sequence[str]) -> dict[str, Callab
     from steerguard.artifacts.integrity import check_integrity
     from steerguard.artifacts.reference import parse_reference
     from steerguard.hub.client import HubClient
+    from steerguard.hub.footing import Floor
     from steerguard.hub.publish import publish
     from steerguard.hub.revoke import revoke
     from steerguard.hub.sync import sync
@@ -100,7 +101,7 @@ def _steps(folder: Path, endpoint: str, more: Sequence[str]) -> dict[str, Callab
     lock = read_lock(folder / "steerguard.lock")
     told = json.loads((folder / "keys.json").read_text())
     signer, keys = SigningKey.from_file(folder / "owner.pem"), [PublicKey.parse(text) for text in told["release"]]
-    owner = HubClient(endpoint, TOKEN, progress=False)
+    owner, begun = HubClient(endpoint, TOKEN, progress=False), Floor(index=1, revocations=1)
 
     def check() -> None:
         sources = open_sources(None, trust=folder / "trust.yaml", lock=lock, pulled=store).sources
@@ -119,12 +120,25 @@ def _steps(folder: Path, endpoint: str, more: Sequence[str]) -> dict[str, Callab
             lock, store, HubClient(endpoint, progress=False), index_keys={"hf://acme": [signer.public]}
         ),
         "publish": lambda: publish(
-            owner, Path(more[0]), organisation="acme", pulled=desk(), signer=signer, release_keys=keys
+            owner,
+            Path(more[0]),
+            organisation="acme",
+            pulled=desk(),
+            signer=signer,
+            release_keys=keys,
+            at_least=begun,
         ),
-        "revoke": lambda: revoke(owner, "acme", artifacts=[_revoked(more[0])], signer=signer, pulled=desk()),
+        "revoke": lambda: revoke(
+            owner, "acme", artifacts=[_revoked(more[0])], signer=signer, pulled=desk(), at_least=begun
+        ),
         "add": lambda: LocalDirectory(Path(more[1])).add(Path(more[0])),
         "revoke locally": lambda: revoke_locally(
-            local(), artifacts=[_revoked(more[1])], signer=signer, valid_for=timedelta(days=30)
+            local(),
+            artifacts=[_revoked(more[1])],
+            signer=signer,
+            pulled=store,
+            valid_for=timedelta(days=30),
+            at_least=1,
         ),
         "write lock": lambda: write_lock(folder / "steerguard.lock", lock),
     }

@@ -34,7 +34,7 @@ from tests.attacked_artifacts import (
     write,
 )
 from tests.guarded_models import conversation, memory_log, shared_model, state_of, tokenizer
-from tests.loopback_hubs import client_online
+from tests.loopback_hubs import client_online, footing
 from tests.signed_artifacts import ACME, ACME_NEXT, HUB, OWNER, put_list, revocations
 
 import steerguard
@@ -257,6 +257,7 @@ class Scene:
             "pulled": self.desk,
             "signer": OWNER,
             "release_keys": (ACME.public, ACME_NEXT.public),
+            **footing(self.hub),
             **named,
         }
         return publish(self.owner, folder, **given)

@@ -70,7 +70,9 @@ OPERATIONS: Mapping[str, Operation] = {
     "sync": Operation(words=("sync", "--lock", "new.lock", "--trust", "trust.yaml"), slow="*/weights/*"),
     "lock": Operation(words=("lock", "policy.yaml", "--trust", "trust.yaml", "--upgrade")),
     "publish": Operation(words=("registry", "publish", NEXT, "--registry", HUB, *SIGNED), store="desk"),
-    "publish first": Operation(words=("registry", "publish", NEXT, "--registry", NEWCOMER, *SIGNED), store="desk"),
+    "publish first": Operation(
+        words=("registry", "publish", NEXT, "--registry", NEWCOMER, *SIGNED, "--new-registry"), store="desk"
+    ),
     "add": Operation(words=("registry", "publish", NEXT, "--registry", "local"), store="desk"),
     "add first": Operation(words=("registry", "publish", NEXT, "--registry", "fresh"), store="desk"),
 }
@@ -267,7 +269,7 @@ def make_world(folder: Path, forks: CommandForks) -> None:
         world.must(Operation(words=words, store=store))
 
     with world.hub:
-        do("registry", "publish", OLD, "--registry", HUB, *SIGNED, store="desk")
+        do("registry", "publish", OLD, "--registry", HUB, *SIGNED, "--new-registry", store="desk")
         do("registry", "publish", OLD, "--registry", "local")
         do("lock", "policy.yaml", "--trust", "trust.yaml")
         do("sync", "--trust", "trust.yaml")

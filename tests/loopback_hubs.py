@@ -9,6 +9,11 @@ import pytest
 from huggingface_hub import CommitOperationAdd, constants
 from huggingface_hub.errors import HfHubHTTPError
 
+from steerguard.errors import ArtifactNotFoundError
+from steerguard.hub.footing import Floor
+from steerguard.hub.read_index import index_repository
+from steerguard.registry.signed_index import SIGNED_INDEX
+
 REGULAR_UPLOAD = "ignore:Use 'content=<...>' to upload raw bytes/text content:DeprecationWarning"
 """The client hands files to its HTTP library in a deprecated way; nothing here can change that."""
 
@@ -34,6 +39,15 @@ def status_of(call, *arguments, **settings):
     with pytest.raises(HfHubHTTPError) as caught:
         call(*arguments, **settings)
     return caught.value.response.status_code
+
+
+def footing(hub, organisation="acme"):
+    """What an honest writer says of a registry: that it begins it, or that it exists; a store remembers the rest."""
+    try:
+        begun = SIGNED_INDEX in hub.repository(index_repository(organisation), "dataset").files()
+    except ArtifactNotFoundError:
+        begun = False
+    return {"at_least": Floor(index=1, revocations=1)} if begun else {"new_registry": True}
 
 
 @contextmanager

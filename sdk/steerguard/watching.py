@@ -56,9 +56,9 @@ class ListReader:
         return current or load_revocations(self._trust, self._pulled, [registry]).get(registry)
 
     def _fetch(self, registry: str) -> None:
-        """Bring what the Hub has to this machine, verified."""
+        """Bring the list that the Hub has to this machine, verified."""
         from steerguard.hub.client import HubClient  # noqa: PLC0415 - needed for registries on the Hub only
-        from steerguard.hub.read_index import read_state  # noqa: PLC0415 - as above
+        from steerguard.hub.read_index import read_revocations  # noqa: PLC0415 - as above
 
         if self._client is None:
             self._client = HubClient(progress=False)
@@ -66,7 +66,8 @@ class ListReader:
             return
         keys = self._trust.keys_of_registry(registry, datetime.now(UTC))
         try:
-            read_state(self._client, organisation_of(registry), keys=keys, pulled=self._pulled)
+            # Not the index: whoever spoils it must not be able to hide a revocation with it.
+            read_revocations(self._client, organisation_of(registry), keys=keys, pulled=self._pulled)
         except RegistryError as error:
             if registry not in self._silent:
                 structlog.get_logger("steerguard").warning(

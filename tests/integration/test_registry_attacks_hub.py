@@ -34,6 +34,7 @@ from steerguard.errors import (
     StaleError,
     UnlockedArtifactError,
 )
+from steerguard.hub.footing import Floor
 from steerguard.hub.publish import publish
 from steerguard.hub.revoke import renew, revoke
 from steerguard.registry.pulled import PulledArtifacts
@@ -85,6 +86,7 @@ def test_re_registered_namespace(scene):
         organisation=ORGANISATION,
         pulled=PulledArtifacts(scene.folder / "their-desk"),
         signer=STRANGER,
+        new_registry=True,
     )
     scene.refuses(SignatureError, scene.sync, HUB)
     scene.refuses(SignatureError, scene.registry().entries, OWNER.public.id)
@@ -246,6 +248,65 @@ def test_downgrade_by_spoiling_the_newer_version(scene):
 def lock_free(scene):
     """What a reader without a lock gets, in mode `monitor`."""
     return scene.load(lock=None, enforce=False)
+
+
+def changes_of(scene, store, **known):
+    """What an owner may do to the registry, from a machine with this store."""
+    given = {"signer": OWNER, "pulled": store, **known}
+    folder = write(scene.folder / "next", vouched(artifact_files("1.2.0")))
+    renewing = {name: value for name, value in given.items() if name != "new_registry"}
+    more = [revoked(family="somebody-else")]
+    return (
+        lambda: scene.publish(folder, **{"new_registry": False, "at_least": None, **given}),
+        lambda: revoke(scene.owner, ORGANISATION, artifacts=more, **given),
+        lambda: renew(scene.owner, ORGANISATION, **renewing),
+    )
+
+
+def test_deleted_registry_begun_again(scene):
+    """Somebody with write access deletes the index repository: no owner may begin at 1 again without saying so."""
+    repository = scene.hub.repository(INDEX_REPO, "dataset")
+    history = repository.history
+    HfApi(endpoint=scene.hub.endpoint, token=scene.hub.token).delete_repo(INDEX_REPO, repo_type="dataset")
+    new = PulledArtifacts(scene.folder / "new-desk")
+    for change in changes_of(scene, new):
+        scene.refuses(ArtifactNotFoundError, change, "--new-registry")
+    for known in ({}, {"new_registry": True}):
+        for change in changes_of(scene, scene.desk, **known):
+            scene.refuses(RollbackError, change, "which was there before")
+    for change in changes_of(scene, new, at_least=Floor(index=2, revocations=1)):
+        scene.refuses(RollbackError, change, "sequence 2 or higher", "no such file")
+    with pytest.raises(ArtifactNotFoundError):
+        scene.hub.repository(INDEX_REPO, "dataset").files()
+    scene.owner.create_repository(INDEX_REPO, repo_type="dataset", private=None)
+    scene.hub.repository(INDEX_REPO, "dataset").change(lambda _: history)
+    for change in changes_of(scene, new, new_registry=True)[:2]:
+        scene.refuses(PublishConflictError, change, "index 2, issued")
+    scene.works()
+
+
+def test_replayed_registry_signed_anew(scene):
+    """Index and list of an earlier commit are shown to an owner whose machine remembers nothing."""
+    revoke(scene.owner, ORGANISATION, artifacts=[revoked(family="one")], signer=OWNER, pulled=scene.desk)
+    files = scene.hub.repository(INDEX_REPO, "dataset").files(_commit_of_first_index(scene))
+    new = PulledArtifacts(scene.folder / "new-desk")
+    with scene.index_hidden_behind({name: files[name] for name in (SIGNED_INDEX, REVOCATIONS)}):
+        head = scene.hub.repository(INDEX_REPO, "dataset").head
+        for change in changes_of(scene, new):
+            error = scene.refuses(RollbackError, change, "index 1, issued", "list of revocations 1, issued")
+            assert "--at-least" in error.next_step
+        for floor in (Floor(index=2, revocations=1), Floor(index=1, revocations=2)):
+            for change in changes_of(scene, new, at_least=floor):
+                scene.refuses(RollbackError, change, "older state than the writer knows of", "sequence 2 or higher")
+        for change in changes_of(scene, new, new_registry=True)[:2]:
+            scene.refuses(PublishConflictError, change, "there is one already")
+        for change in changes_of(scene, scene.desk):
+            scene.refuses(RollbackError, change, "sequence 1")
+        assert scene.hub.repository(INDEX_REPO, "dataset").head == head
+    assert not new.remembered(HUB), "what was refused must not become what is known"
+    for change in changes_of(scene, new, at_least=Floor(index=2, revocations=2)):
+        change()
+    scene.works()
 
 
 def test_remote_artifact_without_a_lock(scene):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 
 import pytest
 from tests.attacked_artifacts import (
@@ -18,15 +19,26 @@ from tests.attacked_artifacts import (
     vouched,
     write,
 )
-from tests.attacked_registry import lock_of
+from tests.attacked_registry import local_registry, lock_of
 from tests.guarded_models import conversation, prompts, run, shared_model, state_of, tokenizer
 from tests.loopback_hubs import REGULAR_UPLOAD
 from tests.signed_artifacts import HUB, OWNER, STRANGER, revocations, revoked, signed_list
 
 from steerguard.artifacts.reference import parse_reference
-from steerguard.errors import PublishRefusedError, RevokedError, SignatureError
+from steerguard.errors import (
+    ArtifactNotFoundError,
+    PublishConflictError,
+    PublishRefusedError,
+    RevokedError,
+    RollbackError,
+    SignatureError,
+)
 from steerguard.hub.revoke import renew, revoke
+from steerguard.registry.pulled import PulledArtifacts
 from steerguard.registry.revocations import REVOCATIONS
+from steerguard.registry.revoke_locally import revoke_locally
+from steerguard.registry.signed_index import SIGNED_INDEX, SIGNED_INDEX_TYPE
+from steerguard.signing.dsse import parse_envelope, sign
 
 pytestmark = pytest.mark.filterwarnings(REGULAR_UPLOAD)
 
@@ -145,6 +157,56 @@ def test_revocation_undone_while_running(scene):
                 watch.refresh()
             assert cause(model) == "revoked"
     scene.wrap_refuses(RevokedError, NEW)
+
+
+def test_revocation_behind_a_spoiled_index(scene):
+    """The index beside the newer list is damaged, a stranger's, an older one or gone: the guard learns of it all the same."""
+    old = scene.index_file(SIGNED_INDEX)
+    theirs = sign(parse_envelope(old, where="index").payload, SIGNED_INDEX_TYPE, [STRANGER])
+    renew(scene.owner, ORGANISATION, signer=OWNER, pulled=scene.desk)
+    scene.sync()
+    watching = trusts(extra="revocation: {max_age: 7d, check_every: 12h}", require=REQUIRE)
+    for number, shown in enumerate((b"{}", theirs, old, None), start=3):
+        with scene.wrapped(trust=watching) as model:
+            assert cause(model) == "default"
+            watch = model.guard.revocations.watch
+            listed = revocations(HUB, revoked(digest=scene.digest), sequence=2 * number, issued=present())
+            with scene.index_hidden_behind({SIGNED_INDEX: shown}):
+                scene.plant_index(REVOCATIONS, signed_list(listed, OWNER))
+                watch.refresh()
+                assert cause(model) == "revoked"
+        scene.wrap_refuses(RevokedError, NEW)
+        honest = revocations(HUB, sequence=2 * number + 1, issued=present())
+        scene.plant_index(REVOCATIONS, signed_list(honest, OWNER))
+        scene.works()
+
+
+def test_local_list_removed_or_replayed_to_its_owner(scene):
+    """The owner of a folder must neither begin its list again unasked nor sign an old one anew."""
+    local = local_registry(scene)
+    file, begun = local.registry.root / REVOCATIONS, (local.registry.root / REVOCATIONS).read_bytes()
+
+    def change(store, **known):
+        given = {"signer": OWNER, "pulled": store, "valid_for": timedelta(days=30), **known}
+        return lambda: revoke_locally(local.registry, artifacts=[revoked(family="other")], **given)
+
+    change(scene.desk, at_least=1)()
+    honest, new = file.read_bytes(), PulledArtifacts(scene.folder / "new-desk")
+    file.unlink()
+    scene.refuses(ArtifactNotFoundError, change(new), "--new-registry")
+    scene.refuses(RollbackError, change(scene.desk), "sequence 2 or higher", "no such file")
+    scene.refuses(RollbackError, change(scene.desk, new_registry=True), "sequence 2 or higher", "no such file")
+    assert not file.exists()
+    file.write_bytes(begun)
+    scene.refuses(RollbackError, change(new), "list 1, issued", "--at-least")
+    scene.refuses(RollbackError, change(new, at_least=2), "list 1, issued")
+    scene.refuses(RollbackError, change(scene.desk), "sequence 1")
+    scene.refuses(PublishConflictError, change(new, new_registry=True), "there is one already")
+    assert file.read_bytes() == begun
+    assert not new.remembered(local.registry.name), "what was refused must not become what is known"
+    file.write_bytes(honest)
+    assert change(new, at_least=2)().sequence == 3
+    local.works()
 
 
 def test_revocation_by_a_stranger(scene):

@@ -23,6 +23,7 @@ from tests.loopback_hubs import REGULAR_UPLOAD
 from tests.signed_artifacts import OWNER, revoked
 
 from steerguard.errors import ArtifactError
+from steerguard.hub.footing import Floor
 from steerguard.hub.pull import pull
 from steerguard.hub.revoke import revoke
 from steerguard.registry.local import LocalDirectory
@@ -89,6 +90,7 @@ def test_publisher_and_revoker_at_once(scene):
                 artifacts=[revoked(family=family)],
                 signer=OWNER,
                 pulled=desk(scene, "b"),
+                at_least=Floor(index=1, revocations=1),
             ),
         )
     assert versions(scene) == [OLD, NEW, "1.2.0"]

@@ -284,7 +284,8 @@ def test_the_list_of_a_registry_on_a_hub_reaches_a_running_guard(model, registry
     with LoopbackHub() as hub, client_online(hub, tmp_path / "home"):
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         owner = HubClient(token=hub.token)
-        revoke(owner, "acme", signer=OWNER, pulled=publishers, artifacts=[revoked(family="somebody-else")])
+        begun = [revoked(family="somebody-else")]
+        revoke(owner, "acme", signer=OWNER, pulled=publishers, artifacts=begun, new_registry=True)
         ListReader(hub_trust(registry), PulledArtifacts())(HUB)
         before = len(hub.requests)
         log = memory_log(sink := MemorySink())

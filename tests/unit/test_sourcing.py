@@ -47,7 +47,14 @@ def pulled(tmp_path):
 def published(hub, tmp_path):
     folder = publishable_folder(tmp_path / "artifact")
     desk = PulledArtifacts(tmp_path / "desk")
-    return publish(HubClient(hub.endpoint, hub.token), folder, organisation="acme", pulled=desk, signer=PUBLISHER)
+    return publish(
+        HubClient(hub.endpoint, hub.token),
+        folder,
+        organisation="acme",
+        pulled=desk,
+        signer=PUBLISHER,
+        new_registry=True,
+    )
 
 
 @pytest.fixture

@@ -176,7 +176,7 @@ def _published(steps: Steps) -> tuple[str, str]:
     with steps.step("$ $EDITOR trust.yaml", "Whom the users of this registry believe."):
         Path("trust.yaml").write_text(_TRUST.format(registry=REGISTRY, **keys), encoding="utf-8")
     steps.command(
-        f"registry publish vectors --registry {REGISTRY} --key index.pem --trust trust.yaml",
+        f"registry publish vectors --registry {REGISTRY} --key index.pem --trust trust.yaml --new-registry",
         "One commit, read back byte by byte, tagged, and listed in the signed index.",
     )
     content = Path("vectors/manifest.json").read_bytes()

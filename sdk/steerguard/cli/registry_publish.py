@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from steerguard.cli.registry_source import (
     writable_folder,
 )
 from steerguard.cli.reporting import reported
+from steerguard.errors import ArtifactReferenceError
 from steerguard.registry.folder import read_folder
 from steerguard.registry.local import open_registry
 from steerguard.registry.names import is_hub, organisation_of
@@ -31,10 +33,23 @@ from steerguard.registry.names import is_hub, organisation_of
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from steerguard.hub.footing import Floor
     from steerguard.signing.keys import PublicKey
 
 ValidDays = Annotated[
     int, typer.Option("--valid-days", min=1, max=3650, help="Days after which the signed lists expire.")
+]
+
+NewRegistryOption = Annotated[
+    bool, typer.Option("--new-registry", help="Begin the signed lists of a registry that has none; refused otherwise.")
+]
+AtLeastOption = Annotated[
+    str | None,
+    typer.Option(
+        "--at-least",
+        metavar="[INDEX,]LIST",
+        help="The newest sequences of index and list that you know of; needed where the store has not seen them.",
+    ),
 ]
 
 
@@ -53,6 +68,8 @@ def publish(
         bool, typer.Option("--dry-run", help="Check everything, say what would change, write nothing.")
     ] = False,
     valid_days: ValidDays = 30,
+    new_registry: NewRegistryOption = False,
+    at_least: AtLeastOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Publish an artifact: refused without measured side effects; on the Hub also without a release signature.
@@ -64,9 +81,25 @@ def publish(
         if is_hub(registry):
             access = RegistryAccess.of(trust, endpoint)
             done = _to_hub(
-                path, registry, access, key=key, repo=repo, private=private, dry_run=dry_run, valid_days=valid_days
+                path,
+                registry,
+                access,
+                key=key,
+                repo=repo,
+                private=private,
+                dry_run=dry_run,
+                valid_days=valid_days,
+                new_registry=new_registry,
+                at_least=floor_of(at_least),
             )
         else:
+            if new_registry or at_least is not None:
+                raise ArtifactReferenceError(
+                    "A folder of artifacts has no signed index.",
+                    where="--new-registry, --at-least",
+                    expected="neither, when publishing into a folder",
+                    next_step="Leave them out; the list of revocations is begun with `registry revoke --new-registry`.",
+                )
             done = _to_folder(path, writable_folder(registry), dry_run=dry_run)
         if as_json:
             typer.echo(json.dumps(done, indent=2, sort_keys=True))
@@ -96,6 +129,8 @@ def _to_hub(
     private: bool,
     dry_run: bool,
     valid_days: int,
+    new_registry: bool,
+    at_least: Floor | None,
 ) -> dict[str, Any]:
     from steerguard.hub.publish import plan_publication
     from steerguard.hub.publish import publish as publish_to_hub
@@ -113,6 +148,8 @@ def _to_hub(
             index_keys=index_keys,
             release_keys=release_keys,
             repo=repo,
+            new_registry=new_registry,
+            at_least=at_least,
         )
         return {**asdict(plan), "published": False}
     published = publish_to_hub(
@@ -126,8 +163,10 @@ def _to_hub(
         repo=repo,
         private=private or None,
         valid_for=timedelta(days=valid_days),
+        new_registry=new_registry,
+        at_least=at_least,
     )
-    index = published.state.index
+    index, revocations = published.state.index, published.state.revocations
     return {
         "reference": published.entry.reference,
         "digest": published.entry.digest,
@@ -135,8 +174,30 @@ def _to_hub(
         "commit": published.entry.commit,
         "tag": published.tag,
         "index": None if index is None else index.sequence,
+        "list": None if revocations is None else revocations.sequence,
         "published": True,
     }
+
+
+def floor_of(text: str | None) -> Floor | None:
+    """Return the sequences that `--at-least` states.
+
+    Raises:
+        ArtifactReferenceError: they are not two whole numbers of at least 1.
+    """
+    from steerguard.hub.footing import Floor
+
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) != 2 or not all(re.fullmatch("[1-9][0-9]{0,15}", part) for part in parts):
+        raise ArtifactReferenceError(
+            "The known sequences cannot be read.",
+            where="--at-least",
+            expected="INDEX,LIST: two whole numbers from 1, such as 12,3",
+            found=text[:100],
+        )
+    return Floor(index=int(parts[0]), revocations=int(parts[1]))
 
 
 def trusted_keys(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
@@ -11,7 +12,7 @@ import typer
 
 from steerguard.artifacts.reference import parse_reference
 from steerguard.artifacts.times import time_text
-from steerguard.cli.registry_publish import ValidDays, trusted_keys
+from steerguard.cli.registry_publish import AtLeastOption, NewRegistryOption, ValidDays, floor_of, trusted_keys
 from steerguard.cli.registry_source import (
     EndpointOption,
     JsonOption,
@@ -29,6 +30,7 @@ from steerguard.registry.revocations import Reason, RevocationAction, RevokedArt
 
 if TYPE_CHECKING:
     from steerguard.registry.revocations import RevocationList
+    from steerguard.registry.signed_index import SignedIndex
 
 
 def revoke(
@@ -49,6 +51,8 @@ def revoke(
     trust: TrustOption = None,
     endpoint: EndpointOption = None,
     valid_days: ValidDays = 30,
+    new_registry: NewRegistryOption = False,
+    at_least: AtLeastOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Revoke artifacts or keys. Guards that watch the list stop using them; nothing is deleted."""
@@ -68,7 +72,16 @@ def revoke(
                 found="both" if renew else "neither",
             )
         access = RegistryAccess.of(trust, endpoint)
-        document = _revoked(registry, access, artifacts, keys, key=key, valid_days=valid_days)
+        document, index = _revoked(
+            registry,
+            access,
+            artifacts,
+            keys,
+            key=key,
+            valid_days=valid_days,
+            new_registry=new_registry,
+            at_least=at_least,
+        )
         if as_json:
             typer.echo(json.dumps(document.model_dump(mode="json", by_alias=True), indent=2, sort_keys=True))
             return
@@ -76,6 +89,8 @@ def revoke(
             f"list {document.sequence} of {document.registry}: {len(document.artifacts)} revocations of artifacts, "
             f"{len(document.keys)} revoked keys; expires {document.expires}"
         )
+        if index is not None:
+            typer.echo(f"index {index.sequence} of {index.registry}; expires {index.expires}")
 
 
 def _revoked(
@@ -86,7 +101,9 @@ def _revoked(
     *,
     key: Path | None,
     valid_days: int,
-) -> RevocationList:
+    new_registry: bool,
+    at_least: str | None,
+) -> tuple[RevocationList, SignedIndex | None]:
     signer, valid_for = signing_key(key), timedelta(days=valid_days)
     if not is_hub(registry):
         from steerguard.registry.revoke_locally import revoke_locally
@@ -94,11 +111,27 @@ def _revoked(
         writable_folder(registry)
         store = local_registry(registry)
         others, _ = trusted_keys(access, store.name)
-        return revoke_locally(
-            store, artifacts=artifacts, keys=keys, signer=signer, list_keys=others, valid_for=valid_for
+        document = revoke_locally(
+            store,
+            artifacts=artifacts,
+            keys=keys,
+            signer=signer,
+            list_keys=others,
+            pulled=access.pulled(),
+            valid_for=valid_for,
+            new_registry=new_registry,
+            at_least=_list_floor(at_least),
         )
+        return document, None
     from steerguard.hub import revoke as hub
 
+    if new_registry and not (artifacts or keys):
+        raise ArtifactReferenceError(
+            "A registry on the Hub is not begun by renewing it.",
+            where="--renew --new-registry",
+            expected="one of them",
+            next_step="Publish the first artifact with --new-registry.",
+        )
     others, _ = trusted_keys(access, registry)
     client, pulled, organisation = access.client(), access.pulled(), organisation_of(registry)
     index_keys = (signer.public, *others)
@@ -112,13 +145,35 @@ def _revoked(
             index_keys=index_keys,
             pulled=pulled,
             valid_for=valid_for,
+            new_registry=new_registry,
+            at_least=floor_of(at_least),
         )
     else:
         state = hub.renew(
-            client, organisation, signer=signer, index_keys=index_keys, pulled=pulled, valid_for=valid_for
+            client,
+            organisation,
+            signer=signer,
+            index_keys=index_keys,
+            pulled=pulled,
+            valid_for=valid_for,
+            at_least=floor_of(at_least),
         )
     assert state.revocations is not None
-    return state.revocations
+    return state.revocations, state.index
+
+
+def _list_floor(text: str | None) -> int | None:
+    """Return the sequence that `--at-least` states for the list of a folder, which has no signed index."""
+    if text is None:
+        return None
+    if not re.fullmatch("[1-9][0-9]{0,15}", text):
+        raise ArtifactReferenceError(
+            "The known sequence cannot be read.",
+            where="--at-least",
+            expected="LIST: one whole number from 1, for a folder",
+            found=text[:100],
+        )
+    return int(text)
 
 
 def _by_digest(digest: str, reason: str, action: str, note: str, since: str) -> RevokedArtifact:

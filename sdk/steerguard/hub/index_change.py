@@ -13,13 +13,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from steerguard.errors import ArtifactIntegrityError, PublishConflictError
+from steerguard.hub.footing import Floor, read_for_change
 from steerguard.hub.read_index import (
     RegistryState,
     index_repository,
-    read_state,
     registry_name,
     remember_state,
-    require_whole,
     state_at,
 )
 from steerguard.registry.revocations import (
@@ -75,24 +74,30 @@ def change_registry(
     valid_for: timedelta = VALID_FOR,
     private: bool | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    new_registry: bool = False,
+    at_least: Floor | None = None,
 ) -> RegistryState:
     """Change the signed documents of a registry and return its new state.
 
     Args:
         client: the Hub.
-        organisation: whose registry; its index repository is made when absent.
-        change: says from the present state what shall come next; None when nothing must change. Called once a round.
+        organisation: whose registry.
+        change: says from the present state what shall come next; None when nothing must change.
         signer: signs what changes.
         keys: who else may have signed the present state.
         pulled: remembers the newest verified state.
         valid_for: how long the new documents are valid.
         private: visibility of a new index repository; None leaves it to the organisation's settings.
         now: the present, with a time zone.
+        new_registry: begin the registry: its index repository is made when absent, and holds no document yet.
+        at_least: the newest sequences that the writer knows of; needed where `pulled` remembers nothing.
 
     Raises:
-        PublishConflictError: somebody else was quicker in every round.
+        PublishConflictError: somebody else was quicker in every round, or a registry that is to be begun exists.
+        ArtifactNotFoundError: there is no registry, and none is to be begun.
         SignatureError: the present state is not signed by one of the keys.
-        RollbackError: the Hub shows an older state than one that was seen before, or has lost the list of revocations.
+        RollbackError: the Hub shows an older state than one that was seen before, has lost the list of revocations, or
+            nothing is known of the registry.
         ArtifactIntegrityError: the Hub gives back other bytes than it took.
         RegistryUnavailableError, RegistryAccessError: the Hub does not answer or refuses.
         SigningKeyError: the signer cannot sign.
@@ -100,8 +105,15 @@ def change_registry(
     allowed = tuple(dict.fromkeys((*keys, signer.public)))
     repo = index_repository(organisation)
     for attempt in range(ATTEMPTS):
-        state = read_state(client, organisation, keys=allowed, pulled=pulled)
-        require_whole(state)
+        state = read_for_change(
+            client,
+            organisation,
+            keys=allowed,
+            pulled=pulled,
+            new_registry=new_registry,
+            at_least=at_least,
+            is_done=lambda begun: change(begun) is None,
+        )
         wanted = change(state)
         if wanted is None:
             return state

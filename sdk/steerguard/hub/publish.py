@@ -23,10 +23,11 @@ from steerguard.errors import (
     PublishRefusedError,
 )
 from steerguard.hub.commit_files import IGNORED, MAX_COMMIT_FILES, is_attestation, is_same
+from steerguard.hub.footing import Floor, read_for_change
 from steerguard.hub.index_change import ATTEMPTS, VALID_FOR, Change, change_registry
 from steerguard.hub.publish_checks import check_listing, check_publishable, default_repository
 from steerguard.hub.pull import PullTarget, download_commit, read_remote_attestations
-from steerguard.hub.read_index import RegistryState, read_state, require_whole
+from steerguard.hub.read_index import RegistryState
 from steerguard.registry.attestations import read_attestations
 from steerguard.registry.folder import read_folder
 from steerguard.registry.index import IndexEntry
@@ -92,6 +93,8 @@ def plan_publication(
     index_keys: Iterable[PublicKey],
     release_keys: Iterable[PublicKey] | None = None,
     repo: str | None = None,
+    new_registry: bool = False,
+    at_least: Floor | None = None,
 ) -> PublishPlan:
     """Check everything that publishing checks, write nothing, and return what would change.
 
@@ -99,7 +102,15 @@ def plan_publication(
         As `publish` does.
     """
     keys = tuple(index_keys)
-    state = read_state(client, organisation, keys=keys, pulled=pulled)
+    state = read_for_change(
+        client,
+        organisation,
+        keys=keys,
+        pulled=pulled,
+        new_registry=new_registry,
+        at_least=at_least,
+        is_done=lambda begun: _is_begun_with(begun, folder),
+    )
     one = _candidate(folder, state, organisation, repo, keys if release_keys is None else tuple(release_keys))
     one = _with_listed_attestations(client, one)
     head = client.head_or_none(one.repo)
@@ -134,6 +145,8 @@ def publish(
     private: bool | None = None,
     valid_for: timedelta = VALID_FOR,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    new_registry: bool = False,
+    at_least: Floor | None = None,
 ) -> Published:
     """Publish the artifact in a folder; run again after an interruption, it finishes.
 
@@ -151,18 +164,29 @@ def publish(
         private: visibility of new repositories; None leaves it to the organisation's settings.
         valid_for: how long the new index is valid.
         now: the present, with a time zone.
+        new_registry: this publication begins the registry.
+        at_least: the newest sequences that the writer knows of; needed where `pulled` remembers nothing.
 
     Raises:
         PublishRefusedError: not signed, without side-effect figures, revoked, or not accepted by the Hub.
-        PublishConflictError: the version exists with other content, the repository holds something else, or somebody
-            else was quicker in every attempt.
+        PublishConflictError: the version exists with other content, the repository holds something else, somebody else
+            was quicker in every attempt, or the registry that is to be begun exists.
+        ArtifactNotFoundError: there is no registry, and none is to be begun.
         ArtifactIntegrityError: the folder is damaged, or the Hub gives back other bytes than it took.
         ArtifactFormatError: the artifact is malformed.
-        SignatureError, RollbackError: the present index cannot be relied on.
+        SignatureError, RollbackError: the present index cannot be relied on, or nothing is known of it.
         RegistryUnavailableError, RegistryAccessError: the Hub does not answer or refuses.
     """
     keys = tuple(dict.fromkeys((*index_keys, signer.public)))
-    state = read_state(client, organisation, keys=keys, pulled=pulled)
+    state = read_for_change(
+        client,
+        organisation,
+        keys=keys,
+        pulled=pulled,
+        new_registry=new_registry,
+        at_least=at_least,
+        is_done=lambda begun: _is_begun_with(begun, folder),
+    )
     one = _candidate(folder, state, organisation, repo, keys if release_keys is None else tuple(release_keys))
     client.create_repository(one.repo, private=private)
     one = _with_listed_attestations(client, one)
@@ -189,6 +213,8 @@ def publish(
         valid_for=valid_for,
         private=private,
         now=now,
+        new_registry=new_registry,
+        at_least=at_least,
     )
     return Published(entry=entry, manifest=one.manifest, tag=one.tag, state=state)
 
@@ -196,7 +222,6 @@ def publish(
 def _candidate(
     folder: Path, state: RegistryState, organisation: str, repo: str | None, release_keys: tuple[PublicKey, ...]
 ) -> _Candidate:
-    require_whole(state)
     files = read_folder(folder)
     digest = manifest_digest(files.get(MANIFEST, b""))
     manifest, _ = check_integrity(files, digest, where=str(folder))
@@ -209,6 +234,12 @@ def _candidate(
     listed = check_listing(state, entry, repo)
     chosen = repo or (listed.repo if listed else default_repository(organisation, entry.family, entry.variant))
     return _Candidate(folder=folder, files=files, entry=entry, manifest=manifest, repo=chosen, listed=listed)
+
+
+def _is_begun_with(state: RegistryState, folder: Path) -> bool:
+    """Return whether the index lists just the artifact of a folder, as after an interruption of its publication."""
+    digest = manifest_digest(read_folder(folder).get(MANIFEST, b""))
+    return state.index is not None and [entry.digest for entry in state.index.artifacts] == [digest]
 
 
 def _with_listed_attestations(client: HubClient, one: _Candidate) -> _Candidate:

@@ -5,18 +5,17 @@ Both are verified, and compared with the newest that was seen on this machine, b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-import structlog
-
 from steerguard.canonical import sha256_hex
-from steerguard.errors import ArtifactFormatError, ArtifactNotFoundError, RollbackError, TrustError
-from steerguard.registry.freshness import check_fresh, check_successor
+from steerguard.errors import ArtifactNotFoundError, RollbackError
+from steerguard.registry.freshness import check_fresh
+from steerguard.registry.memory import remember
 from steerguard.registry.names import HUB_PREFIX, organisation_of
-from steerguard.registry.revocations import REVOCATIONS, RevocationList, revocations_bytes, verified_revocations
+from steerguard.registry.revocations import REVOCATIONS, RevocationList, verified_revocations
 from steerguard.registry.signed_index import SIGNED_INDEX, SignedIndex, signed_index_bytes, verified_index
 from steerguard.signing.dsse import MAX_ENVELOPE_BYTES
 from steerguard.signing.keys import PublicKey
@@ -152,23 +151,67 @@ def read_state(
     raise AssertionError("unreachable")
 
 
-def require_whole(state: RegistryState) -> None:
-    """Refuse to build on a registry that has an index and no list of revocations: the first publication makes both.
+def read_revocations(
+    client: HubClient, organisation: str, *, keys: Iterable[PublicKey], pulled: PulledArtifacts
+) -> RevocationList | None:
+    """Return the newest list of revocations of a registry whatever its age; remember it. The index is not looked at.
 
-    Whoever may write to the repository could otherwise have an empty list signed, by a writer that remembers nothing.
+    Whoever spoils the index must not be able to hide a revocation with it.
+
+    Args:
+        client: the Hub.
+        organisation: whose registry.
+        keys: who may sign the list.
+        pulled: remembers the newest verified list.
+
+    Returns:
+        None where the registry has no list, and none was seen before.
 
     Raises:
-        RollbackError: the list is gone.
+        SignatureError: the list is malformed, or not signed by one of the keys.
+        RollbackError: an older list than one that was seen before, or one that has disappeared.
+        ArtifactFormatError: the list is malformed.
+        RegistryUnavailableError, RegistryAccessError: the Hub does not answer or refuses.
+        ArtifactError: the list cannot be remembered.
     """
-    if state.index is not None and state.revocations is None:
-        raise RollbackError(
-            "The registry has lost its list of revocations.",
-            where=f"{state.registry}: {REVOCATIONS}",
-            expected="a list of revocations beside the index",
-            found="no such file",
-            next_step=f"Put {REVOCATIONS} of an earlier commit back into {index_repository(organisation_of(state.registry))}"
-            ", and find out who removed it.",
-        )
+    registry, repo, allowed = registry_name(organisation), index_repository(organisation), tuple(keys)
+    for remaining in reversed(range(_READS)):
+        content = _read(client, repo, client.head_or_none(repo, repo_type="dataset"), REVOCATIONS)
+        found = None
+        if content is not None:
+            found, _ = verified_revocations(content, allowed, registry=registry, where=f"{registry}: {REVOCATIONS}")
+        try:
+            remember(registry, {REVOCATIONS: content}, keys=allowed, pulled=pulled)
+        except RollbackError:
+            # As in `read_state`: somebody may have remembered a newer list meanwhile.
+            if not remaining:
+                raise
+        else:
+            return found
+    raise AssertionError("unreachable")
+
+
+def require_whole(state: RegistryState) -> None:
+    """Refuse to build on a registry that has only one of its documents: its beginning makes both.
+
+    Whoever may write to the repository could otherwise have an empty one signed, by a writer that remembers nothing.
+
+    Raises:
+        RollbackError: index or list is gone.
+    """
+    for name, title, gone in (
+        (REVOCATIONS, "list of revocations", state.index is not None and state.revocations is None),
+        (SIGNED_INDEX, "index", state.revocations is not None and state.index is None),
+    ):
+        if gone:
+            raise RollbackError(
+                f"The registry has lost its {title}.",
+                where=f"{state.registry}: {name}",
+                expected="an index and a list of revocations",
+                found="no such file",
+                next_step=f"Put {name} of an earlier commit back into "
+                f"{index_repository(organisation_of(state.registry))}, and find out who removed it.",
+            )
 
 
 def state_at(client: HubClient, organisation: str, commit: str | None, *, keys: Iterable[PublicKey]) -> RegistryState:
@@ -206,37 +249,15 @@ def remember_state(
 
     Args:
         state: signatures judged.
-        keys: who may sign; a remembered document that none of them signed proves nothing.
+        keys: who may sign.
         pulled: remembers.
-        older: accept, and do not remember, a state that is older than what was seen: one's own commit, read back.
+        older: as for `remember`.
 
     Raises:
-        RollbackError: an older state, another one of the same sequence, or a document that has disappeared.
-        ArtifactError: the state cannot be remembered.
+        As `remember` does.
     """
-    registry, allowed = state.registry, tuple(keys)
-    with pulled.one_registry_at_a_time(registry):
-        known = _remembered(pulled, registry)
-        for name, content, identify in (
-            (SIGNED_INDEX, state.index_envelope, _index_id),
-            (REVOCATIONS, state.revocations_envelope, _revocations_id),
-        ):
-            seen = _known(known.get(name), identify, allowed, registry, name)
-            if content is None:
-                _require_unseen(seen, registry, name)
-                continue
-            sequence, digest = identify(content, allowed, registry)
-            if older and seen is not None and seen[0] > sequence:
-                continue
-            check_successor(
-                sequence,
-                None if seen is None else seen[0],
-                new_sha256=digest,
-                seen_sha256=None if seen is None else seen[1],
-                where=f"{registry}: {name}",
-            )
-            if content != known.get(name):
-                pulled.remember(registry, name, content)
+    documents = {SIGNED_INDEX: state.index_envelope, REVOCATIONS: state.revocations_envelope}
+    remember(state.registry, documents, keys=keys, pulled=pulled, older=older)
 
 
 def _read(client: HubClient, repo: str, commit: str | None, path: str) -> bytes | None:
@@ -246,61 +267,3 @@ def _read(client: HubClient, repo: str, commit: str | None, path: str) -> bytes 
         return client.read(repo, commit, path, repo_type="dataset", max_bytes=MAX_ENVELOPE_BYTES)
     except ArtifactNotFoundError:
         return None
-
-
-def _remembered(pulled: PulledArtifacts, registry: str) -> Mapping[str, bytes]:
-    """Return what is remembered; nothing where a link or something else that is no document stands in its place.
-
-    Like a damaged document it proves nothing, and the next one replaces it.
-    """
-    try:
-        return pulled.remembered(registry)
-    except ArtifactFormatError as error:
-        structlog.get_logger("steerguard").warning(
-            "registry.memory_dropped", registry=registry, document=str(error.where), reason=error.code
-        )
-        return {}
-
-
-def _require_unseen(seen: tuple[int, str] | None, registry: str, name: str) -> None:
-    if seen is not None:
-        raise RollbackError(
-            f"The registry has lost {name}, which was there before.",
-            where=registry,
-            expected=f"sequence {seen[0]} or higher",
-            found="no such file",
-            next_step="Ask the registry's owner: somebody may be hiding the present state.",
-        )
-
-
-def _known(
-    content: bytes | None,
-    identify: Callable[[bytes, tuple[PublicKey, ...], str], tuple[int, str]],
-    keys: tuple[PublicKey, ...],
-    registry: str,
-    name: str,
-) -> tuple[int, str] | None:
-    """Return sequence and digest of a remembered document; None where it does not verify with the present keys.
-
-    It was signed by a key that is not trusted any more, or was damaged: it then proves nothing, and a key that leaked
-    must not be able to block the registry with a high sequence.
-    """
-    if content is None:
-        return None
-    try:
-        return identify(content, keys, registry)
-    except (TrustError, ArtifactFormatError) as error:
-        structlog.get_logger("steerguard").warning(
-            "registry.memory_dropped", registry=registry, document=name, reason=error.code
-        )
-        return None
-
-
-def _index_id(content: bytes, keys: tuple[PublicKey, ...], registry: str) -> tuple[int, str]:
-    index, _ = verified_index(content, keys, registry=registry, where=f"{registry}: {SIGNED_INDEX}")
-    return index.sequence, sha256_hex(signed_index_bytes(index))
-
-
-def _revocations_id(content: bytes, keys: tuple[PublicKey, ...], registry: str) -> tuple[int, str]:
-    document, _ = verified_revocations(content, keys, registry=registry, where=f"{registry}: {REVOCATIONS}")
-    return document.sequence, sha256_hex(revocations_bytes(document))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steerguard.errors import ArtifactNotFoundError, SigningKeyError
+from steerguard.hub.footing import Floor
 from steerguard.hub.index_change import VALID_FOR
 from steerguard.hub.publish import publish
 from steerguard.hub.pull import fetch_manifest, pull, read_remote_attestations
@@ -139,8 +140,13 @@ class HubRegistry:
         pull(self._client, self._listed(entry), self._pulled)
         return self._pulled.read(pin)
 
-    def add(self, folder: Path) -> PinnedManifest:
+    def add(self, folder: Path, *, new_registry: bool = False, at_least: Floor | None = None) -> PinnedManifest:
         """Publish the artifact in a folder: all of it or nothing.
+
+        Args:
+            folder: the artifact.
+            new_registry: this publication begins the registry.
+            at_least: the newest sequences that are known; needed where the store remembers nothing.
 
         Raises:
             SigningKeyError: the registry was opened without a signer.
@@ -165,6 +171,8 @@ class HubRegistry:
             valid_for=self._valid_for,
             private=self._private,
             now=self._now,
+            new_registry=new_registry,
+            at_least=at_least,
         )
         self.refresh()
         return PinnedManifest(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from steerguard.errors import ArtifactNotFoundError
+from steerguard.hub.footing import Floor
 from steerguard.hub.index_change import VALID_FOR, Change, change_registry
 from steerguard.hub.read_index import RegistryState, registry_name
 from steerguard.registry.revocations import RevokedArtifact, RevokedKey
@@ -28,6 +29,8 @@ def revoke(
     pulled: PulledArtifacts,
     valid_for: timedelta = VALID_FOR,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    new_registry: bool = False,
+    at_least: Floor | None = None,
 ) -> RegistryState:
     """Append to the signed list of revocations; what it says already is not said twice.
 
@@ -41,6 +44,8 @@ def revoke(
         pulled: remembers the newest verified state.
         valid_for: how long the new list is valid.
         now: the present, with a time zone.
+        new_registry: this revocation begins the registry.
+        at_least: the newest sequences that the writer knows of; needed where `pulled` remembers nothing.
 
     Raises:
         As `change_registry` does, and ArtifactFormatError when a revocation is malformed.
@@ -57,12 +62,23 @@ def revoke(
             return None
         return Change(
             message="Revoke artifacts or keys",
+            # A registry has both from its beginning, so that one which is missing is seen.
+            entries=() if state.index is None else None,
             artifacts=(*old_artifacts, *more_artifacts),
             keys=(*old_keys, *more_keys),
         )
 
     return change_registry(
-        client, organisation, change, signer=signer, keys=index_keys, pulled=pulled, valid_for=valid_for, now=now
+        client,
+        organisation,
+        change,
+        signer=signer,
+        keys=index_keys,
+        pulled=pulled,
+        valid_for=valid_for,
+        now=now,
+        new_registry=new_registry,
+        at_least=at_least,
     )
 
 
@@ -75,8 +91,11 @@ def renew(
     pulled: PulledArtifacts,
     valid_for: timedelta = VALID_FOR,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    at_least: Floor | None = None,
 ) -> RegistryState:
     """Sign index and list of revocations again, as they are, with a new time of expiry, in one commit.
+
+    Args are those of `revoke`; a registry cannot be begun in this way.
 
     Raises:
         ArtifactNotFoundError: the organisation has no registry.
@@ -101,7 +120,15 @@ def renew(
         )
 
     return change_registry(
-        client, organisation, change, signer=signer, keys=index_keys, pulled=pulled, valid_for=valid_for, now=now
+        client,
+        organisation,
+        change,
+        signer=signer,
+        keys=index_keys,
+        pulled=pulled,
+        valid_for=valid_for,
+        now=now,
+        at_least=at_least,
     )
 
 

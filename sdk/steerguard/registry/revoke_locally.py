@@ -5,10 +5,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from steerguard.errors import ArtifactError
+from steerguard.errors import ArtifactError, ArtifactNotFoundError, PublishConflictError, RollbackError
 from steerguard.registry.folder import read_file
 from steerguard.registry.local import LocalDirectory
+from steerguard.registry.memory import known_documents, remember
 from steerguard.registry.revocations import (
     MAX_REVOCATIONS_BYTES,
     REVOCATIONS,
@@ -24,6 +26,9 @@ from steerguard.registry.staging import STAGING_PREFIX, registry_lock, sync_dire
 from steerguard.signing.dsse import sign
 from steerguard.signing.keys import PublicKey, Signer
 
+if TYPE_CHECKING:
+    from steerguard.registry.pulled import PulledArtifacts
+
 
 def revoke_locally(
     registry: LocalDirectory,
@@ -32,8 +37,11 @@ def revoke_locally(
     keys: Iterable[RevokedKey] = (),
     signer: Signer,
     list_keys: Iterable[PublicKey] = (),
+    pulled: PulledArtifacts,
     valid_for: timedelta,
     now: datetime | None = None,
+    new_registry: bool = False,
+    at_least: int | None = None,
 ) -> RevocationList:
     """Sign a new list that says what the present one says and these too; without any it only renews the list.
 
@@ -43,22 +51,37 @@ def revoke_locally(
         keys: keys to revoke.
         signer: signs the new list.
         list_keys: who else may have signed the present list.
+        pulled: remembers the newest verified list.
         valid_for: how long the new list is valid.
         now: the present, with a time zone.
+        new_registry: begin the list; without it there must be one, so that a list which somebody removed is not begun
+            again without its revocations.
+        at_least: the newest sequence of the list that the writer knows of; needed where `pulled` remembers nothing.
 
     Raises:
+        PublishConflictError: a list is to be begun, and there is one.
+        RollbackError: the list is older than one that is known, has disappeared, or nothing is known of it.
         SignatureError: the present list is malformed, of another registry, or signed by none of the keys.
         ArtifactFormatError: a revocation is malformed.
-        ArtifactNotFoundError: the folder is not a registry.
+        ArtifactNotFoundError: the folder is not a registry, or it has no list and none is to be begun.
         ArtifactError: the operating system refuses.
     """
     registry.entries()
+    allowed = tuple(dict.fromkeys((signer.public, *list_keys)))
     moment = (now or datetime.now(UTC)).astimezone(UTC)
     file = registry.root / REVOCATIONS
     staged = registry.root / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
     try:
         with registry_lock(registry.root):
-            present = _present(registry, (signer.public, *list_keys))
+            content = _content(registry)
+            present = None
+            if content is not None:
+                present, _ = verified_revocations(content, allowed, registry=registry.name, where=str(file))
+            is_known = REVOCATIONS in known_documents(registry.name, keys=allowed, pulled=pulled)
+            _require_meant(present, new_registry or (present is None and is_known), where=str(file))
+            if present is not None and not new_registry:
+                _require_known(present, is_known, at_least, where=str(file))
+            remember(registry.name, {REVOCATIONS: content}, keys=allowed, pulled=pulled)
             old = ((), ()) if present is None else (present.artifacts, present.keys)
             known = {one.key_id for one in old[1]}
             document = revocation_list(
@@ -70,11 +93,13 @@ def revoke_locally(
                 keys=(*old[1], *(one for one in keys if one.key_id not in known)),
             )
             try:
-                write_durably(staged, sign(revocations_bytes(document), REVOCATIONS_TYPE, [signer]))
+                envelope = sign(revocations_bytes(document), REVOCATIONS_TYPE, [signer])
+                write_durably(staged, envelope)
                 staged.replace(file)
             finally:
                 staged.unlink(missing_ok=True)
             sync_directory(registry.root)
+            remember(registry.name, {REVOCATIONS: envelope}, keys=allowed, pulled=pulled)
     except OSError as error:
         raise ArtifactError(
             "The list of revocations could not be written.",
@@ -85,13 +110,54 @@ def revoke_locally(
     return document
 
 
-def _present(registry: LocalDirectory, keys: tuple[PublicKey, ...]) -> RevocationList | None:
+def _content(registry: LocalDirectory) -> bytes | None:
     try:
-        content = read_file(registry.root / REVOCATIONS, max_bytes=MAX_REVOCATIONS_BYTES)
+        return read_file(registry.root / REVOCATIONS, max_bytes=MAX_REVOCATIONS_BYTES)
     except FileNotFoundError:
         return None
-    where = str(registry.root / REVOCATIONS)
-    return verified_revocations(content, keys, registry=registry.name, where=where)[0]
+
+
+def _require_known(present: RevocationList, is_known: bool, at_least: int | None, *, where: str) -> None:
+    """Refuse a list that is older than the writer knows of, or of which nothing is known."""
+    shown = f"list {present.sequence}, issued {present.issued}"
+    if at_least is not None and present.sequence < at_least:
+        raise RollbackError(
+            "The registry shows an older list of revocations than the writer knows of.",
+            where=where,
+            expected=f"sequence {at_least} or higher",
+            found=shown,
+            next_step="Find out who wrote to the folder, and put the newest list back.",
+        )
+    if at_least is None and not is_known:
+        raise RollbackError(
+            "This store remembers nothing of the list that is to be signed anew, so an old one could be shown to it.",
+            where=where,
+            expected="a store that has seen the list, or the sequence that you know of",
+            found=shown,
+            next_step="Use the store of the last change (STEERGUARD_STORE), or state the sequence that it printed with "
+            "--at-least LIST (at_least=…). Do not take it from this message.",
+        )
+
+
+def _require_meant(present: RevocationList | None, new_registry: bool, *, where: str) -> None:
+    """Refuse to begin a list where that was not asked for, and to go on with one where a new one was."""
+    if present is None and not new_registry:
+        raise ArtifactNotFoundError(
+            "The registry has no list of revocations.",
+            where=where,
+            expected=REVOCATIONS,
+            found="no such file",
+            next_step="If it is to be begun now, say so with --new-registry (new_registry=True). If there was one, find "
+            "out who removed it and put it back.",
+        )
+    if present is not None and new_registry:
+        raise PublishConflictError(
+            "A new list of revocations was asked for, and there is one already.",
+            where=where,
+            expected="no such file",
+            found=f"list {present.sequence}, issued {present.issued}",
+            next_step="Run the command again without --new-registry (new_registry=True).",
+        )
 
 
 def _is_said(new: RevokedArtifact, old: tuple[RevokedArtifact, ...]) -> bool:

@@ -53,7 +53,7 @@ def folder(tmp_path, acme):
 
 @pytest.fixture
 def published(command, folder, acme):
-    result = command("publish", folder, "--registry", REGISTRY, "--key", acme[0], "--json")
+    result = command("publish", folder, "--registry", REGISTRY, "--key", acme[0], "--new-registry", "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
@@ -68,7 +68,9 @@ def test_publish_names_commit_and_tag(hub, published):
 
 
 def test_a_dry_run_says_what_would_change_and_writes_nothing(hub, command, folder, acme):
-    result = command("publish", folder, "--registry", REGISTRY, "--key", acme[0], "--dry-run", "--json")
+    result = command(
+        "publish", folder, "--registry", REGISTRY, "--key", acme[0], "--new-registry", "--dry-run", "--json"
+    )
     assert result.exit_code == 0
     plan = json.loads(result.stdout)
     assert plan["published"] is False
@@ -79,7 +81,7 @@ def test_a_dry_run_says_what_would_change_and_writes_nothing(hub, command, folde
 
 def test_publishing_without_a_release_signature_is_refused(tmp_path, command, acme):
     folder = write_folder(tmp_path / "unsigned", publishable_files())
-    result = command("publish", folder, "--registry", REGISTRY, "--key", acme[0])
+    result = command("publish", folder, "--registry", REGISTRY, "--key", acme[0], "--new-registry")
     assert result.exit_code == 1
     assert "PublishRefusedError" in result.stderr
     assert "registry sign" in result.stderr
@@ -88,14 +90,14 @@ def test_publishing_without_a_release_signature_is_refused(tmp_path, command, ac
 def test_publishing_without_side_effects_is_refused(hub, tmp_path, command, acme):
     folder = write_folder(tmp_path / "unmeasured", sample_files())
     run("sign", folder, "--key", acme[0], "--publisher", "acme")
-    result = command("publish", folder, "--registry", REGISTRY, "--key", acme[0])
+    result = command("publish", folder, "--registry", REGISTRY, "--key", acme[0], "--new-registry")
     assert result.exit_code == 1
     assert "over_refusal" in result.stderr
     assert not [one for one in hub.requests if str(one).startswith("POST") and "commit" in str(one)]
 
 
 def test_a_private_repository_is_private(hub, command, folder, acme):
-    command("publish", folder, "--registry", REGISTRY, "--key", acme[0], "--private")
+    command("publish", folder, "--registry", REGISTRY, "--key", acme[0], "--new-registry", "--private")
     assert HfApi(endpoint=hub.endpoint, token=hub.token).repo_info(REPO).private
 
 
@@ -199,6 +201,37 @@ def test_renewing_signs_both_lists_again(command, published, acme):
     found = json.loads(result.stdout)
     assert found["sequence"] == 2
     assert found["artifacts"] == []
+
+
+def test_a_registry_is_begun_only_where_that_is_said(hub, command, folder, acme, published):
+    base = ("publish", folder, "--key", acme[0])
+    result = command(*base, "--registry", "hf://newcomer")
+    assert result.exit_code == 1
+    assert "ArtifactNotFoundError" in result.stderr
+    assert "--new-registry" in result.stderr
+    result = command("revoke", "--registry", REGISTRY, "--artifact", "x", "--new-registry", "--key", acme[0])
+    assert result.exit_code == 1
+    assert "PublishConflictError" in result.stderr
+    result = command("revoke", "--registry", REGISTRY, "--renew", "--new-registry", "--key", acme[0])
+    assert "not begun by renewing" in result.stderr
+
+
+def test_a_store_without_memory_needs_the_known_sequences(tmp_path, command, published, acme, monkeypatch):
+    monkeypatch.setenv("STEERGUARD_STORE", str(tmp_path / "fresh"))
+    renew = ("revoke", "--registry", REGISTRY, "--renew", "--key", acme[0])
+    result = command(*renew)
+    assert result.exit_code == 1
+    assert "RollbackError" in result.stderr
+    assert "--at-least" in result.stderr
+    assert "index 1, issued" in result.stderr
+    for wrong in ("1", "0,1", "1,1,1", "x,1"):
+        assert "cannot be read" in command(*renew, "--at-least", wrong).stderr
+    assert "older state" in command(*renew, "--at-least", "1,2").stderr
+    result = command(*renew, "--at-least", f"{published['index']},{published['list']}")
+    assert result.exit_code == 0, result.output
+    assert "list 2 of hf://acme" in result.stdout
+    assert "index 2 of hf://acme" in result.stdout
+    assert command(*renew).exit_code == 0
 
 
 def test_an_index_by_a_stranger_is_refused(tmp_path, command, published):

@@ -190,7 +190,8 @@ def test_publish_refuses_an_artifact_without_side_effects(tmp_path):
 def trusting(tmp_path, registry, key, **more):
     """A trust policy for a registry that has a fresh, signed list of revocations."""
     if not (registry.root / REVOCATIONS).exists():
-        assert run("revoke", "--registry", registry.root, "--renew", "--key", tmp_path / "acme.pem").exit_code == 0
+        begin = ("--renew", "--new-registry", "--key", tmp_path / "acme.pem")
+        assert run("revoke", "--registry", registry.root, *begin).exit_code == 0
     return trust_file(tmp_path, key, registry.name, **more)
 
 
@@ -257,7 +258,7 @@ def test_show_under_trust_says_who_vouches(tmp_path, registry, acme):
 def test_every_revocation_makes_a_list_with_a_higher_number(registry, acme):
     base = ("revoke", "--registry", registry.root, "--key", acme[0])
     digest = registry.entries()[0].digest
-    run(*base, "--digest", digest, "--reason", "wrong_base", "--action", "warn")
+    run(*base, "--digest", digest, "--reason", "wrong_base", "--action", "warn", "--new-registry")
     run(*base, "--key-id", "ed25519-0123456789abcdef", "--reason", "leaked_key")
     result = run(*base, "--digest", digest, "--reason", "wrong_base", "--action", "warn", "--json")
     found = json.loads(result.stdout)
@@ -267,6 +268,43 @@ def test_every_revocation_makes_a_list_with_a_higher_number(registry, acme):
     content = (registry.root / REVOCATIONS).read_bytes()
     document, _ = verified_revocations(content, [acme[1].public], registry=registry.name, where="list")
     assert document.sequence == 3
+
+
+def test_a_list_is_begun_only_where_that_is_said(registry, acme):
+    """A list that somebody removed would be begun again without its revocations."""
+    base = ("revoke", "--registry", registry.root, "--key", acme[0])
+    for words in (("--renew",), ("--artifact", "inferaligner")):
+        result = run(*base, *words)
+        assert result.exit_code == 1
+        assert "ArtifactNotFoundError" in result.stderr
+        assert "--new-registry" in result.stderr
+        assert not (registry.root / REVOCATIONS).exists()
+    assert run(*base, "--renew", "--new-registry").exit_code == 0
+    before = tree(registry.root)
+    result = run(*base, "--artifact", "inferaligner", "--new-registry")
+    assert result.exit_code == 1
+    assert "PublishConflictError" in result.stderr
+    assert tree(registry.root) == before
+    assert run(*base, "--artifact", "inferaligner").exit_code == 0
+
+
+def test_a_store_without_memory_needs_the_known_sequence(tmp_path, registry, acme, monkeypatch):
+    renew = ("revoke", "--registry", registry.root, "--renew", "--key", acme[0])
+    assert run(*renew, "--new-registry").exit_code == 0
+    monkeypatch.setenv("STEERGUARD_STORE", str(tmp_path / "fresh"))
+    assert "--at-least LIST" in run(*renew).stderr
+    assert "cannot be read" in run(*renew, "--at-least", "1,1").stderr
+    assert "older list" in run(*renew, "--at-least", "2").stderr
+    assert "list 2 of" in run(*renew, "--at-least", "1").stdout
+    assert "list 3 of" in run(*renew).stdout
+
+
+@pytest.mark.parametrize("option", [["--new-registry"], ["--at-least", "1,1"]])
+def test_a_folder_has_no_index_to_begin_or_to_know(tmp_path, folder, option):
+    result = run("publish", folder, "--registry", tmp_path / "new", *option)
+    assert result.exit_code == 1
+    assert "no signed index" in result.stderr
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_list_that_a_stranger_signed_is_not_continued(registry, acme):
@@ -293,7 +331,7 @@ def test_a_list_that_a_stranger_signed_is_not_continued(registry, acme):
 )
 def test_a_wrong_revocation_changes_nothing(registry, acme, arguments):
     before = tree(registry.root)
-    result = run("revoke", "--registry", registry.root, "--key", acme[0], *arguments)
+    result = run("revoke", "--registry", registry.root, "--key", acme[0], "--new-registry", *arguments)
     assert result.exit_code == 1
     assert "Error: " in result.stderr
     assert "Traceback" not in result.output

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
 from tests.artifact_samples import sample_files, write_folder
-from tests.loopback_hubs import REGULAR_UPLOAD, client_online
+from tests.loopback_hubs import REGULAR_UPLOAD, client_online, footing
 from tests.publishable_artifacts import OTHER, PUBLISHER, publishable_folder
 from tests.registry_commands import trust_file
 from typer.testing import CliRunner
@@ -64,7 +64,14 @@ def run(*arguments):
 def add_to_hub(hub, tmp_path, version="1.0.0", *signers):
     folder = publishable_folder(tmp_path / f"artifact-{version}", *signers, version=version)
     desk = PulledArtifacts(tmp_path / "desk")
-    return publish(HubClient(hub.endpoint, hub.token), folder, organisation="acme", pulled=desk, signer=PUBLISHER)
+    return publish(
+        HubClient(hub.endpoint, hub.token),
+        folder,
+        organisation="acme",
+        pulled=desk,
+        signer=PUBLISHER,
+        **footing(hub),
+    )
 
 
 @pytest.fixture

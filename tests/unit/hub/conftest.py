@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
-from tests.loopback_hubs import client_online
+from tests.loopback_hubs import client_online, footing
 from tests.publishable_artifacts import ORGANISATION, PUBLISHER, publishable_folder
 
 from steerguard.hub.client import HubClient
@@ -45,11 +45,16 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def publish_it(client, desk):
+def publish_it(hub, client, desk):
     """Publish a folder to the organisation `acme`, signed by the publisher; settings go to `publish`."""
 
     def call(folder, **settings):
-        settings = {"organisation": ORGANISATION, "pulled": desk, "signer": PUBLISHER} | settings
+        settings = {
+            "organisation": ORGANISATION,
+            "pulled": desk,
+            "signer": PUBLISHER,
+            **footing(hub, settings.get("organisation", ORGANISATION)),
+        } | settings
         return publish(client, folder, **settings)
 
     return call

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 from huggingface_hub import HfApi
-from tests.loopback_hubs import REGULAR_UPLOAD
+from tests.loopback_hubs import REGULAR_UPLOAD, footing
 from tests.publishable_artifacts import ORGANISATION, OTHER, PUBLISHER, REPO, publishable_folder
 
 from steerguard.errors import (
@@ -107,7 +107,8 @@ class TestPublish:
 
     def test_the_plan_says_what_would_change_and_changes_nothing(self, hub, client, desk, publish_it, folder, tmp_path):
         def plan(where):
-            return plan_publication(client, where, organisation=ORGANISATION, pulled=desk, index_keys=KEYS)
+            known = {"organisation": ORGANISATION, "pulled": desk, "index_keys": KEYS, **footing(hub)}
+            return plan_publication(client, where, **known)
 
         first = plan(folder)
         assert (first.exists, first.listed, first.removed) == (False, False, ())
@@ -177,7 +178,7 @@ class TestRefusals:
     def test_without_permission_the_next_step_is_to_log_in(self, hub, publish_it, folder, desk):
         stranger = HubClient(hub.endpoint, hub.add_user("eve"))
         with pytest.raises(RegistryAccessError, match="hf auth login"):
-            publish(stranger, folder, organisation=ORGANISATION, pulled=desk, signer=PUBLISHER)
+            publish(stranger, folder, organisation=ORGANISATION, pulled=desk, signer=PUBLISHER, new_registry=True)
 
     def test_bytes_that_come_back_changed_are_not_listed(self, hub, client, publish_it, folder, pulled):
         hub.fault("tamper", "GET */resolve/*/weights/*")
@@ -235,7 +236,9 @@ class TestCrashes:
 
 
 class TestTwoWriters:
-    def test_publishers_of_different_artifacts_at_once_are_both_listed(self, hub, client, tmp_path, pulled, publish_it):
+    def test_publishers_of_different_artifacts_at_once_are_both_listed(
+        self, client, tmp_path, pulled, publish_it, published
+    ):
         folders = [publishable_folder(tmp_path / f"a{n}", variant=f"tiny{n}") for n in range(4)]
 
         def one(n):
@@ -243,21 +246,21 @@ class TestTwoWriters:
 
         with ThreadPoolExecutor(2) as pool:
             done = [result.result() for result in [pool.submit(one, n) for n in range(4)]]
-        assert set(listed(client, pulled)) == {one.entry for one in done}
+        assert set(listed(client, pulled)) == {published.entry, *(one.entry for one in done)}
 
     def test_publishers_of_two_versions_of_one_artifact_at_once_are_both_listed(
-        self, hub, client, tmp_path, pulled, publish_it
+        self, hub, client, tmp_path, pulled, publish_it, published
     ):
-        folders = [publishable_folder(tmp_path / f"a{n}", version=f"1.{n}.0") for n in range(2)]
+        folders = [publishable_folder(tmp_path / f"a{n}", version=f"1.{n}.0") for n in (1, 2)]
 
         def one(n):
             return publish_it(folders[n], pulled=PulledArtifacts(tmp_path / f"desk{n}"))
 
         with ThreadPoolExecutor(2) as pool:
             done = [result.result() for result in [pool.submit(one, n) for n in range(2)]]
-        assert set(listed(client, pulled)) == {one.entry for one in done}
+        assert set(listed(client, pulled)) == {published.entry, *(one.entry for one in done)}
         tags = hub.repository(REPO).tags
-        assert tags == {f"v{one.entry.version}": one.entry.commit for one in done}
+        assert tags == {f"v{one.entry.version}": one.entry.commit for one in (published, *done)}
 
     @pytest.mark.parametrize("kind", ["conflict", "stale_parent"])
     def test_a_conflict_is_tried_again(self, hub, client, publish_it, folder, pulled, kind):

@@ -84,6 +84,7 @@ class TestPull:
                 organisation=ORGANISATION,
                 pulled=PulledArtifacts(tmp_path / "desk"),
                 signer=PUBLISHER,
+                new_registry=True,
             )
             hub.forget_requests()
             pull(client, done.entry, pulled)

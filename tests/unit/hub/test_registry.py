@@ -98,7 +98,7 @@ class TestAdding:
         registry = HubRegistry(
             ORGANISATION, client=client, pulled=pulled, index_keys=[PUBLISHER.public], signer=PUBLISHER
         )
-        pin = registry.add(folder)
+        pin = registry.add(folder, new_registry=True)
         assert [entry.digest for entry in registry.entries()] == [pin.digest]
 
     def test_without_a_signer_nothing_is_added(self, hub, registry, folder):

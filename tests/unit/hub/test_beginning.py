@@ -1,0 +1,59 @@
+"""Beginning a registry on the Hub: once, by one writer, and finished after an interruption."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from tests.loopback_hubs import REGULAR_UPLOAD
+from tests.publishable_artifacts import ORGANISATION, OTHER, PUBLISHER, publishable_folder
+
+from steerguard.errors import PublishConflictError
+from steerguard.hub.read_index import read_index
+from steerguard.hub.revoke import revoke
+from steerguard.registry.pulled import PulledArtifacts
+from steerguard.registry.revocations import RevokedKey
+
+pytestmark = pytest.mark.filterwarnings(REGULAR_UPLOAD)
+
+
+def entries_of(client, pulled):
+    """What a reader with this store sees."""
+    return read_index(client, ORGANISATION, keys=[PUBLISHER.public], pulled=pulled).index.artifacts
+
+
+def test_of_two_that_begin_a_registry_at_once_one_is_told(client, tmp_path, pulled, publish_it):
+    folders = [publishable_folder(tmp_path / f"a{n}", variant=f"tiny{n}") for n in range(2)]
+
+    def one(n):
+        try:
+            return publish_it(
+                folders[n], pulled=PulledArtifacts(tmp_path / f"desk{n}"), at_least=None, new_registry=True
+            )
+        except PublishConflictError as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        done = [result.result() for result in [pool.submit(one, n) for n in range(2)]]
+    told = [found for found in done if isinstance(found, PublishConflictError)]
+    (first,) = [found for found in done if found not in told]
+    assert "there is one already" in str(*told)
+    assert entries_of(client, pulled) == (first.entry,)
+    lost = done.index(*told)
+    publish_it(folders[lost], pulled=PulledArtifacts(tmp_path / f"desk{lost}"))
+    assert len(entries_of(client, pulled)) == 2
+
+
+def test_a_registry_may_begin_with_a_revocation(client, desk, publish_it, folder, pulled):
+    key = RevokedKey(key_id=OTHER.public.id, reason="leaked_key", since="2026-11-22T00:00:00Z")
+    begin = {"keys": [key], "signer": PUBLISHER, "pulled": desk, "new_registry": True}
+    state = revoke(client, ORGANISATION, **begin)
+    assert (state.index.artifacts, state.revocations.keys) == ((), (key,))
+    assert revoke(client, ORGANISATION, **begin).revocations.sequence == 1, "as after an interruption"
+    assert publish_it(folder, at_least=None).state.index.sequence == 2
+
+
+def test_an_interrupted_beginning_is_finished(publish_it, folder, tmp_path, published):
+    again = publish_it(folder, pulled=PulledArtifacts(tmp_path / "new"), at_least=None, new_registry=True)
+    assert again.entry == published.entry
+    assert again.state.index.sequence == 1
