@@ -199,7 +199,9 @@ def _models(model: Any) -> set[Any]:
     def below(parent: Any) -> set[Any]:
         return {parent}.union(*(below(child) for child in parent.__subclasses__()))
 
-    return {found for found in below(Section) if found.__module__.startswith("steerguard.")} - {
+    # Trust policies and suites are built of sections too.
+    own = ("steerguard.policy.", "steerguard.methods.")
+    return {found for found in below(Section) if found.__module__.startswith(own)} - {
         Section,
         GuidanceSpec,
     } | {model}
