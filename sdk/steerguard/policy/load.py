@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
@@ -26,11 +26,9 @@ from steerguard.policy.document import API_VERSION, KIND, Policy
 from steerguard.policy.failure import Loosening
 from steerguard.policy.field_errors import UNKNOWN_METHOD, position_of, problem_of, problem_of_inconsistency
 from steerguard.policy.problems import Problem, dotted, error_of, nearest, shown
-from steerguard.policy.yaml_subset import MAX_BYTES, ParsedDocument, read_document
+from steerguard.policy.yaml_subset import MAX_BYTES, ParsedDocument, empty_fields, read_document
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from steerguard.policy.problems import Path as FieldPath
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -182,7 +180,7 @@ def _check_version(parsed: ParsedDocument, *, file: str) -> None:
 
 
 def _validated(parsed: ParsedDocument, *, file: str) -> Policy:
-    empty = list(_empty_fields(parsed.data, ()))
+    empty = list(empty_fields(parsed.data))
     problems = [
         Problem(
             file=file,
@@ -212,18 +210,6 @@ def _validated(parsed: ParsedDocument, *, file: str) -> Policy:
     if problems:
         raise error_of(kind, problems, file=file)
     return policy
-
-
-def _empty_fields(data: Any, path: FieldPath) -> Iterator[FieldPath]:
-    """Yield the path of every null: `at_least:` with nothing behind it must not mean that there is no bound."""
-    if data is None:
-        yield path
-    elif isinstance(data, dict):
-        for key, value in data.items():
-            yield from _empty_fields(value, (*path, key))
-    elif isinstance(data, list):
-        for index, value in enumerate(data):
-            yield from _empty_fields(value, (*path, index))
 
 
 def _refuse_expired(policy: Policy, parsed: ParsedDocument, *, file: str, today: date | None) -> None:

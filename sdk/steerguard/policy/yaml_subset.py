@@ -8,6 +8,7 @@ JSON is accepted as the subset of YAML that it is, after the JSON parser has acc
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -237,3 +238,15 @@ def _syntax_error(
 ) -> Exception:
     problem = Problem(file=file, position=position, field="", message=_sentence(message), expected=expected, hint=hint)
     return error_of(PolicySyntaxError, [problem], file=file)
+
+
+def empty_fields(data: Any, path: Path = ()) -> Iterator[Path]:
+    """Yield the path of every null: a key with nothing behind it must not mean that there is no bound or no last day."""
+    if data is None:
+        yield path
+    elif isinstance(data, dict):
+        for key, value in data.items():
+            yield from empty_fields(value, (*path, key))
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            yield from empty_fields(value, (*path, index))

@@ -18,10 +18,10 @@ from steerguard.artifacts.strict_json import validated
 from steerguard.artifacts.times import UtcTime, parse_time, time_text
 from steerguard.artifacts.versions import RANGE_FORMS, parse_range, parse_version
 from steerguard.canonical import canonical_bytes
-from steerguard.errors import ArtifactFormatError, ArtifactReferenceError, SignatureError
+from steerguard.errors import ArtifactFormatError, ArtifactReferenceError
 from steerguard.registry.index import IndexEntry
 from steerguard.registry.names import RegistryName, Sequence
-from steerguard.signing.dsse import verified_payload
+from steerguard.registry.signed_document import check_lifetime, verified_document
 from steerguard.signing.keys import KEY_ID_PATTERN, PublicKey
 
 REVOCATIONS: Final = "revocations.dsse.json"
@@ -186,13 +186,7 @@ def parse_revocations(content: bytes, *, where: str) -> RevocationList:
                 found=f"digest {revoked.digest}, family {revoked.family}, variant {revoked.variant}, "
                 f"range {revoked.range}",
             )
-    if document.expires_at <= document.issued_at:
-        raise ArtifactFormatError(
-            "The list of revocations expires before it was issued.",
-            where=f"{where}: expires",
-            expected=f"after {document.issued}",
-            found=document.expires,
-        )
+    check_lifetime(document, name="list of revocations", where=where)
     return document
 
 
@@ -210,13 +204,13 @@ def verified_revocations(
         SignatureError: malformed envelope, not signed by enough of the keys, or the list of another registry.
         ArtifactFormatError: the list is malformed.
     """
-    payload, signers = verified_payload(envelope, REVOCATIONS_TYPE, keys, where=where, threshold=threshold)
-    document = parse_revocations(payload, where=where)
-    if document.registry != registry:
-        raise SignatureError(
-            "This is the list of revocations of another registry.",
-            where=where,
-            expected=registry,
-            found=document.registry,
-        )
-    return document, signers
+    return verified_document(
+        envelope,
+        REVOCATIONS_TYPE,
+        parse_revocations,
+        keys,
+        name="list of revocations",
+        registry=registry,
+        where=where,
+        threshold=threshold,
+    )

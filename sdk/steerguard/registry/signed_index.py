@@ -16,10 +16,10 @@ from steerguard.artifacts.manifest import API_VERSION, Identifier, Text
 from steerguard.artifacts.strict_json import validated
 from steerguard.artifacts.times import UtcTime, parse_time, time_text
 from steerguard.canonical import canonical_bytes
-from steerguard.errors import ArtifactFormatError, SignatureError
+from steerguard.errors import ArtifactFormatError
 from steerguard.registry.index import MAX_INDEX_BYTES, IndexEntry
 from steerguard.registry.names import Commit, HubRegistryName, HubRepository, Sequence, organisation_of
-from steerguard.signing.dsse import verified_payload
+from steerguard.registry.signed_document import check_lifetime, verified_document
 from steerguard.signing.keys import PublicKey
 
 SIGNED_INDEX: Final = "index.dsse.json"
@@ -117,13 +117,7 @@ def parse_signed_index(content: bytes, *, where: str) -> SignedIndex:
                 expected=f"a repository of {organisation}",
                 found=entry.repo,
             )
-    if index.expires_at <= index.issued_at:
-        raise ArtifactFormatError(
-            "The index expires before it was issued.",
-            where=f"{where}: expires",
-            expected=f"after {index.issued}",
-            found=index.expires,
-        )
+    check_lifetime(index, name="index", where=where)
     return index
 
 
@@ -141,10 +135,13 @@ def verified_index(
         SignatureError: malformed envelope, not signed by enough of the keys, or the index of another registry.
         ArtifactFormatError: the index is malformed.
     """
-    payload, signers = verified_payload(envelope, SIGNED_INDEX_TYPE, keys, where=where, threshold=threshold)
-    index = parse_signed_index(payload, where=where)
-    if index.registry != registry:
-        raise SignatureError(
-            "This is the index of another registry.", where=where, expected=registry, found=index.registry
-        )
-    return index, signers
+    return verified_document(
+        envelope,
+        SIGNED_INDEX_TYPE,
+        parse_signed_index,
+        keys,
+        name="index",
+        registry=registry,
+        where=where,
+        threshold=threshold,
+    )

@@ -6,20 +6,18 @@ import json
 import re
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from steerguard.errors import PolicySyntaxError, TrustPolicyError
 from steerguard.policy.problems import Path as FieldPath
 from steerguard.policy.problems import Position, Problem, dotted, error_of, shown
-from steerguard.policy.yaml_subset import MAX_BYTES, ParsedDocument, read_document
+from steerguard.policy.yaml_subset import MAX_BYTES, ParsedDocument, empty_fields, read_document
 from steerguard.trust.document import TrustPolicy
 from steerguard.trust.durations import DURATION_PATTERN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pydantic_core import ErrorDetails
 
 _TAGS = {"strict", "loosened"}
@@ -82,7 +80,7 @@ def parse_trust(text: str, *, file: str, today: date | None = None) -> TrustPoli
         raise error_of(TrustPolicyError, [problem], file=file)
     problems = [
         _problem(path, parsed, file, "The field has no value.", "Give it a value, or leave the field out.")
-        for path in _empty_fields(parsed.data, ())
+        for path in empty_fields(parsed.data)
     ]
     try:
         # Strict validation accepts lists and dates only from JSON.
@@ -158,15 +156,3 @@ def _position(path: FieldPath, parsed: ParsedDocument) -> Position | None:
     while path and path not in parsed.positions:
         path = path[:-1]
     return parsed.positions.get(path)
-
-
-def _empty_fields(data: Any, path: FieldPath) -> Iterator[FieldPath]:
-    """Yield the path of every null: `until:` with nothing behind it must not mean that a key counts for ever."""
-    if data is None:
-        yield path
-    elif isinstance(data, dict):
-        for key, value in data.items():
-            yield from _empty_fields(value, (*path, key))
-    elif isinstance(data, list):
-        for index, value in enumerate(data):
-            yield from _empty_fields(value, (*path, index))
