@@ -21,7 +21,7 @@ from tests.registry_documents import (
     vetting_record,
 )
 
-from steerguard.artifacts.header import MAX_HEADER_BYTES, check_header
+from steerguard.artifacts.header import check_header
 from steerguard.artifacts.manifest import TensorEntry, manifest_bytes, parse_manifest
 from steerguard.artifacts.release import parse_release, release_statement
 from steerguard.artifacts.vetting import parse_vetting, vetting_statement
@@ -144,7 +144,6 @@ def _parsers() -> Mapping[str, Parser]:
             _header_accepted,
             ArtifactFormatError,
             _hostile_tensor_file,
-            4 * MAX_HEADER_BYTES,
         ),
     }
 

@@ -184,7 +184,7 @@ class RevokedError(TrustError):
 
 
 class RollbackError(TrustError):
-    """Raised when a registry shows an older state than one that was seen before."""
+    """Raised when a registry shows an older state than one that was seen, or nothing says that it is not an older one."""
 
 
 class StaleError(TrustError):

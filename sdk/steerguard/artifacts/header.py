@@ -99,11 +99,13 @@ def _span(found: Any, entry: TensorEntry, *, where: str) -> tuple[int, int]:
         raise ArtifactFormatError("The header entry is malformed.", where=where, expected="dtype, shape, data_offsets")
     if found["dtype"] != entry.dtype:
         raise ArtifactFormatError(
-            "The tensor has another dtype.", where=where, expected=entry.dtype, found=found["dtype"]
+            "The tensor has another dtype.", where=where, expected=entry.dtype, found=repr(found["dtype"])[:80]
         )
-    if found["shape"] != list(entry.shape):
+    shape = found["shape"]
+    # Exactly integers: JSON's 2.0 and true would be equal to 2 and 1.
+    if not isinstance(shape, list) or {type(size) for size in shape} - {int} or shape != list(entry.shape):
         raise ArtifactFormatError(
-            "The tensor has another shape.", where=where, expected=list(entry.shape), found=found["shape"]
+            "The tensor has another shape.", where=where, expected=list(entry.shape), found=repr(shape)[:80]
         )
     offsets = found["data_offsets"]
     size = prod(entry.shape) * _ITEM_BYTES[entry.dtype]

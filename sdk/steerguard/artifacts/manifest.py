@@ -280,7 +280,7 @@ def _check_requirements(manifest: ArtifactManifest) -> None:
             f"Artifact {manifest.reference} requires features that this version does not have.",
             where=f"{MANIFEST}: requires.features",
             expected=", ".join(sorted(KNOWN_FEATURES)),
-            found=", ".join(unknown),
+            found=", ".join(unknown)[:500],
             next_step="Upgrade steerguard, or use an older version of the artifact.",
         )
     try:

@@ -215,6 +215,7 @@ PINNED: list[tuple[str, Callable[[Files], Files], type[ArtifactError], str]] = [
     ("a header that is a list", raw_header(b"[]"), FORMAT, VECTORS),
     ("a tensor named twice in the header", replaced(VECTORS, duplicate_tensor), FORMAT, "twice"),
     ("metadata", header(lambda h: h.update(__metadata__={"code": "x"})), FORMAT, "__metadata__"),
+    ("a header whose shape is not of integers", header(lambda h: h["theta"].update(shape=[float(n) for n in h["theta"]["shape"]])), FORMAT, "theta"),
     ("a header that lies about the shape", header(lambda h: h["theta"].update(shape=[8, 6])), FORMAT, "theta"),
     ("a header that lies about the dtype", header(lambda h: h["theta"].update(dtype="BF16")), FORMAT, "theta"),
     ("offsets that overlap", header(swapped), FORMAT, "overlap"),
