@@ -15,6 +15,7 @@ from steerguard.cli.registry_revoke import revoke
 from steerguard.cli.registry_show import show
 from steerguard.cli.registry_sign import sign
 from steerguard.cli.registry_verify import verify
+from steerguard.cli.vet import vet
 
 app = typer.Typer(name="registry", help="Find, check, sign, publish and revoke artifacts.", no_args_is_help=True)
 
@@ -25,6 +26,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "pull": pull,
     "publish": publish,
     "verify": verify,
+    "vet": vet,
     "sign": sign,
     "revoke": revoke,
     "diff": diff,

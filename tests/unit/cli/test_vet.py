@@ -218,3 +218,9 @@ def _release(artifact, key):
     path = artifact / release_path(key.public.id)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(sign(statement, STATEMENT, (key,)))
+
+
+def test_the_registry_group_has_the_same_command():
+    from steerguard.cli.registry import COMMANDS
+
+    assert COMMANDS["vet"] is vet
