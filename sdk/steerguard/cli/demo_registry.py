@@ -106,7 +106,7 @@ def run(folder: Path, say: Callable[[str], None]) -> Guarded:
                     "sync --frozen --trust trust.yaml",
                     "A clean store has the locked artifact: every byte hashed, admitted by the trust policy.",
                 )
-                found = _guarded(steps, hub, reference, digest)
+                found = _guarded(steps, hub, reference, digest, folder / "publisher")
             steps.command("audit verify audit", "The audit log verifies.")
     steps.done("All of it.", steps.start)
     return found
@@ -196,7 +196,7 @@ def _lock(steps: Steps) -> None:
     )
 
 
-def _guarded(steps: Steps, hub: LoopbackHub, reference: str, digest: str) -> Guarded:
+def _guarded(steps: Steps, hub: LoopbackHub, reference: str, digest: str, owner: Path) -> Guarded:
     """Wrap the model, answer, revoke the artifact, and answer again."""
     import steerguard
     from steerguard.audit.log import AuditLog
@@ -215,10 +215,12 @@ def _guarded(steps: Steps, hub: LoopbackHub, reference: str, digest: str) -> Gua
             with steps.step(">>> model.generate(...)  # a benign and a harmful prompt") as out:
                 answers, before = _answered(model, tokenizer, (BENIGN, HARMFUL), TOKENS)
                 out += [f"{decision.applied}: {text[:60]!r}" for decision, text in zip(before, answers, strict=True)]
-            steps.command(
-                f"registry revoke --registry {REGISTRY} --digest {digest} --key index.pem --trust trust.yaml",
-                "A newer list of revocations is on the Hub.",
-            )
+            # On the owner's machine: its store knows what it has signed so far.
+            with _environment({"STEERGUARD_STORE": str(owner)}):
+                steps.command(
+                    f"registry revoke --registry {REGISTRY} --digest {digest} --key index.pem --trust trust.yaml",
+                    "A newer list of revocations is on the Hub.",
+                )
             with steps.step(">>> model.generate(...)  # the benign prompt, under the guard that runs already") as out:
                 refusal, after = _answer_after_revocation(model, tokenizer)
                 out.append(f"{after.applied}, cause {after.cause}: {refusal!r}")

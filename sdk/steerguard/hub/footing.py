@@ -1,7 +1,8 @@
 """What a writer must know of a registry before it signs the registry's next state.
 
 Signatures do not say that a state is the newest. Whoever may write to the index repository, without any key, can delete
-it or put an old signed state back; a writer that remembers nothing would begin again, or sign the old state anew.
+it or put an old signed state back; a writer that remembers nothing would begin again, or sign the old state anew. What a
+store has only read does not help: the old state may have been shown to it then.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from steerguard.errors import ArtifactNotFoundError, PublishConflictError, RollbackError
 from steerguard.hub.read_index import RegistryState, index_repository, read_state, registry_name, require_whole
-from steerguard.registry.memory import known_documents
+from steerguard.registry.memory import has_written, known_documents, remember_writing
 from steerguard.registry.names import organisation_of
 from steerguard.registry.revocations import REVOCATIONS
 from steerguard.registry.signed_index import SIGNED_INDEX
@@ -49,14 +50,14 @@ def read_for_change(
         keys: who may sign.
         pulled: remembers the newest verified state.
         new_registry: the registry is begun now; without it there must be one.
-        at_least: what the writer knows; needed where `pulled` remembers nothing, and counts beside what it remembers.
+        at_least: what the writer knows; needed where `pulled` has never written, and counts beside what it remembers.
         is_done: whether a registry of sequence 1 holds just what shall be begun: an earlier run was interrupted.
 
     Raises:
         ArtifactNotFoundError: there is no registry, none was seen before, and none is to be begun.
         PublishConflictError: a registry is to be begun, and there is one.
-        RollbackError: an older state than one that is known, a document has disappeared, or nothing is known of a
-            registry that exists.
+        RollbackError: an older state than one that is known, a document has disappeared, or `pulled` has never
+            written to a registry that exists.
         And as `read_state` does.
     """
     allowed = tuple(keys)
@@ -73,10 +74,15 @@ def read_for_change(
         elif new_registry:
             if not (_is_first(state) and is_done(state)):
                 raise _exists(state)
-        elif at_least is None and not known >= {SIGNED_INDEX, REVOCATIONS}:
+        elif at_least is None and not (
+            known >= {SIGNED_INDEX, REVOCATIONS} and has_written(state.registry, pulled=pulled)
+        ):
             raise _unknown(state)
 
-    return read_state(client, organisation, keys=allowed, pulled=pulled, require=require)
+    state = read_state(client, organisation, keys=allowed, pulled=pulled, require=require)
+    if at_least is not None:
+        remember_writing(state.registry, pulled=pulled)
+    return state
 
 
 def _is_first(state: RegistryState) -> bool:
@@ -122,9 +128,9 @@ def _exists(state: RegistryState) -> PublishConflictError:
 
 def _unknown(state: RegistryState) -> RollbackError:
     return RollbackError(
-        "This store remembers nothing of the registry that is to be signed anew, so an old state could be shown to it.",
+        "This store has never written to the registry that is to be signed anew, so an old state could be shown to it.",
         where=state.registry,
-        expected="a store that has seen the registry, or the sequences that you know of",
+        expected="a store that has written to the registry, or the sequences that you know of",
         found=_shown(state),
         next_step="Use the store of the last change (STEERGUARD_STORE), or state the sequences that it printed with "
         "--at-least INDEX,LIST (at_least=Floor(…)). Do not take them from this message.",

@@ -21,6 +21,7 @@ from steerguard.hub.read_index import (
     remember_state,
     state_at,
 )
+from steerguard.registry.memory import remember_writing
 from steerguard.registry.revocations import (
     REVOCATIONS,
     REVOCATIONS_TYPE,
@@ -90,7 +91,7 @@ def change_registry(
         private: visibility of a new index repository; None leaves it to the organisation's settings.
         now: the present, with a time zone.
         new_registry: begin the registry: its index repository is made when absent, and holds no document yet.
-        at_least: the newest sequences that the writer knows of; needed where `pulled` remembers nothing.
+        at_least: the newest sequences that the writer knows of; needed where `pulled` has never written.
 
     Raises:
         PublishConflictError: somebody else was quicker in every round, or a registry that is to be begun exists.
@@ -123,7 +124,8 @@ def change_registry(
             client.create_repository(repo, repo_type="dataset", private=private)
             # Somebody may have made it, and filled it, since the state was read: then begin again.
             parent = client.head(repo, repo_type="dataset")
-            if state_at(client, organisation, parent, keys=allowed).index is not None:
+            filled = state_at(client, organisation, parent, keys=allowed)
+            if filled.index is not None or filled.revocations is not None:
                 continue
         try:
             commit = client.commit(repo, additions=files, parent=parent, message=wanted.message, repo_type="dataset")
@@ -186,4 +188,5 @@ def _read_back(
                 next_step="Run the command again; if it stays so, do not rely on this Hub.",
             )
     remember_state(state, keys=keys, pulled=pulled, older=True)
+    remember_writing(state.registry, pulled=pulled)
     return state

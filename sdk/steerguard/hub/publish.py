@@ -165,7 +165,7 @@ def publish(
         valid_for: how long the new index is valid.
         now: the present, with a time zone.
         new_registry: this publication begins the registry.
-        at_least: the newest sequences that the writer knows of; needed where `pulled` remembers nothing.
+        at_least: the newest sequences that the writer knows of; needed where `pulled` has never written.
 
     Raises:
         PublishRefusedError: not signed, without side-effect figures, revoked, or not accepted by the Hub.

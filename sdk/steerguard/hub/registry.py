@@ -146,7 +146,7 @@ class HubRegistry:
         Args:
             folder: the artifact.
             new_registry: this publication begins the registry.
-            at_least: the newest sequences that are known; needed where the store remembers nothing.
+            at_least: the newest sequences that are known; needed where the store has never written.
 
         Raises:
             SigningKeyError: the registry was opened without a signer.

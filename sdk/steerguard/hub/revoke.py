@@ -45,7 +45,7 @@ def revoke(
         valid_for: how long the new list is valid.
         now: the present, with a time zone.
         new_registry: this revocation begins the registry.
-        at_least: the newest sequences that the writer knows of; needed where `pulled` remembers nothing.
+        at_least: the newest sequences that the writer knows of; needed where `pulled` has never written.
 
     Raises:
         As `change_registry` does, and ArtifactFormatError when a revocation is malformed.

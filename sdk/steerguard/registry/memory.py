@@ -17,6 +17,9 @@ from steerguard.signing.keys import PublicKey
 if TYPE_CHECKING:
     from steerguard.registry.pulled import PulledArtifacts
 
+_WRITTEN: Final = "written.json"
+"""Stands beside the documents of a registry that this store has written to."""
+
 
 def remember(
     registry: str,
@@ -69,6 +72,25 @@ def known_documents(registry: str, *, keys: Iterable[PublicKey], pulled: PulledA
         for name, identify in _IDENTIFY.items()
         if _known(before.get(name), identify, allowed, registry, name) is not None
     )
+
+
+def has_written(registry: str, *, pulled: PulledArtifacts) -> bool:
+    """Return whether a writer has stood by what is remembered of a registry.
+
+    What was only read proves less: whoever may write to the repository can show an old state to a reader first.
+    """
+    return _WRITTEN in _remembered(pulled, registry)
+
+
+def remember_writing(registry: str, *, pulled: PulledArtifacts) -> None:
+    """Remember that a writer stands by what is remembered of a registry.
+
+    Raises:
+        ArtifactError: it cannot be remembered.
+    """
+    with pulled.one_registry_at_a_time(registry):
+        if _WRITTEN not in _remembered(pulled, registry):
+            pulled.remember(registry, _WRITTEN, b"{}\n")
 
 
 def _remembered(pulled: PulledArtifacts, registry: str) -> Mapping[str, bytes]:

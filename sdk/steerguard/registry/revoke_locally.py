@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from steerguard.errors import ArtifactError, ArtifactNotFoundError, PublishConflictError, RollbackError
 from steerguard.registry.folder import read_file
 from steerguard.registry.local import LocalDirectory
-from steerguard.registry.memory import known_documents, remember
+from steerguard.registry.memory import has_written, known_documents, remember, remember_writing
 from steerguard.registry.revocations import (
     MAX_REVOCATIONS_BYTES,
     REVOCATIONS,
@@ -56,11 +56,11 @@ def revoke_locally(
         now: the present, with a time zone.
         new_registry: begin the list; without it there must be one, so that a list which somebody removed is not begun
             again without its revocations.
-        at_least: the newest sequence of the list that the writer knows of; needed where `pulled` remembers nothing.
+        at_least: the newest sequence of the list that the writer knows of; needed where `pulled` has never written.
 
     Raises:
         PublishConflictError: a list is to be begun, and there is one.
-        RollbackError: the list is older than one that is known, has disappeared, or nothing is known of it.
+        RollbackError: the list is older than one that is known, has disappeared, or `pulled` has never written one.
         SignatureError: the present list is malformed, of another registry, or signed by none of the keys.
         ArtifactFormatError: a revocation is malformed.
         ArtifactNotFoundError: the folder is not a registry, or it has no list and none is to be begun.
@@ -68,6 +68,7 @@ def revoke_locally(
     """
     registry.entries()
     allowed = tuple(dict.fromkeys((signer.public, *list_keys)))
+    new_artifacts, new_keys = tuple(artifacts), tuple(keys)
     moment = (now or datetime.now(UTC)).astimezone(UTC)
     file = registry.root / REVOCATIONS
     staged = registry.root / f"{STAGING_PREFIX}{secrets.token_hex(8)}"
@@ -78,10 +79,16 @@ def revoke_locally(
             if content is not None:
                 present, _ = verified_revocations(content, allowed, registry=registry.name, where=str(file))
             is_known = REVOCATIONS in known_documents(registry.name, keys=allowed, pulled=pulled)
-            _require_meant(present, new_registry or (present is None and is_known), where=str(file))
-            if present is not None and not new_registry:
-                _require_known(present, is_known, at_least, where=str(file))
+            _check_floor(present, at_least, where=str(file))
+            is_begun = new_registry and present is not None and _is_begun_with(present, new_artifacts, new_keys)
+            if not is_begun:
+                _require_meant(present, new_registry or (present is None and is_known), where=str(file))
+            if present is not None and not new_registry and at_least is None:
+                _require_known(present, is_known and has_written(registry.name, pulled=pulled), where=str(file))
             remember(registry.name, {REVOCATIONS: content}, keys=allowed, pulled=pulled)
+            if is_begun:
+                assert present is not None
+                return present
             old = ((), ()) if present is None else (present.artifacts, present.keys)
             known = {one.key_id for one in old[1]}
             document = revocation_list(
@@ -89,8 +96,8 @@ def revoke_locally(
                 sequence=1 if present is None else present.sequence + 1,
                 issued=moment,
                 expires=moment + valid_for,
-                artifacts=(*old[0], *(one for one in artifacts if not _is_said(one, old[0]))),
-                keys=(*old[1], *(one for one in keys if one.key_id not in known)),
+                artifacts=(*old[0], *(one for one in new_artifacts if not _is_said(one, old[0]))),
+                keys=(*old[1], *(one for one in new_keys if one.key_id not in known)),
             )
             try:
                 envelope = sign(revocations_bytes(document), REVOCATIONS_TYPE, [signer])
@@ -100,6 +107,7 @@ def revoke_locally(
                 staged.unlink(missing_ok=True)
             sync_directory(registry.root)
             remember(registry.name, {REVOCATIONS: envelope}, keys=allowed, pulled=pulled)
+            remember_writing(registry.name, pulled=pulled)
     except OSError as error:
         raise ArtifactError(
             "The list of revocations could not be written.",
@@ -117,23 +125,26 @@ def _content(registry: LocalDirectory) -> bytes | None:
         return None
 
 
-def _require_known(present: RevocationList, is_known: bool, at_least: int | None, *, where: str) -> None:
-    """Refuse a list that is older than the writer knows of, or of which nothing is known."""
-    shown = f"list {present.sequence}, issued {present.issued}"
-    if at_least is not None and present.sequence < at_least:
+def _check_floor(present: RevocationList | None, at_least: int | None, *, where: str) -> None:
+    """Refuse a list that is older than the writer knows of, or that has disappeared."""
+    if at_least is not None and (0 if present is None else present.sequence) < at_least:
         raise RollbackError(
             "The registry shows an older list of revocations than the writer knows of.",
             where=where,
             expected=f"sequence {at_least} or higher",
-            found=shown,
+            found="no such file" if present is None else _shown(present),
             next_step="Find out who wrote to the folder, and put the newest list back.",
         )
-    if at_least is None and not is_known:
+
+
+def _require_known(present: RevocationList, is_known: bool, *, where: str) -> None:
+    """Refuse to sign a list anew that no writer of this store stands by."""
+    if not is_known:
         raise RollbackError(
-            "This store remembers nothing of the list that is to be signed anew, so an old one could be shown to it.",
+            "This store has never written the list that is to be signed anew, so an old one could be shown to it.",
             where=where,
-            expected="a store that has seen the list, or the sequence that you know of",
-            found=shown,
+            expected="a store that has written the list, or the sequence that you know of",
+            found=_shown(present),
             next_step="Use the store of the last change (STEERGUARD_STORE), or state the sequence that it printed with "
             "--at-least LIST (at_least=…). Do not take it from this message.",
         )
@@ -155,9 +166,26 @@ def _require_meant(present: RevocationList | None, new_registry: bool, *, where:
             "A new list of revocations was asked for, and there is one already.",
             where=where,
             expected="no such file",
-            found=f"list {present.sequence}, issued {present.issued}",
+            found=_shown(present),
             next_step="Run the command again without --new-registry (new_registry=True).",
         )
+
+
+def _shown(present: RevocationList) -> str:
+    return f"list {present.sequence}, issued {present.issued}"
+
+
+def _is_begun_with(
+    present: RevocationList, artifacts: tuple[RevokedArtifact, ...], keys: tuple[RevokedKey, ...]
+) -> bool:
+    """Return whether a list is just what shall be begun, as after an interruption behind its first writing."""
+    return (
+        present.sequence == 1
+        and bool(artifacts or keys)
+        and len(present.artifacts) == len(artifacts)
+        and all(_is_said(one, present.artifacts) for one in artifacts)
+        and {one.key_id for one in present.keys} == {one.key_id for one in keys}
+    )
 
 
 def _is_said(new: RevokedArtifact, old: tuple[RevokedArtifact, ...]) -> bool:

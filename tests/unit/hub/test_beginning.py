@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from tests.loopback_hubs import REGULAR_UPLOAD
 from tests.publishable_artifacts import ORGANISATION, OTHER, PUBLISHER, publishable_folder
 
-from steerguard.errors import PublishConflictError
-from steerguard.hub.read_index import read_index
-from steerguard.hub.revoke import revoke
+from steerguard.errors import PublishConflictError, RollbackError, StaleError
+from steerguard.hub.footing import Floor
+from steerguard.hub.read_index import index_repository, read_index
+from steerguard.hub.revoke import renew, revoke
 from steerguard.registry.pulled import PulledArtifacts
-from steerguard.registry.revocations import RevokedKey
+from steerguard.registry.revocations import REVOCATIONS, RevokedKey
+from steerguard.registry.signed_index import SIGNED_INDEX
 
 pytestmark = pytest.mark.filterwarnings(REGULAR_UPLOAD)
 
@@ -57,3 +60,42 @@ def test_an_interrupted_beginning_is_finished(publish_it, folder, tmp_path, publ
     again = publish_it(folder, pulled=PulledArtifacts(tmp_path / "new"), at_least=None, new_registry=True)
     assert again.entry == published.entry
     assert again.state.index.sequence == 1
+
+
+def put_back(hub, client, commit):
+    """Show index and list of an earlier commit, as anybody with write access can."""
+    repo = index_repository(ORGANISATION)
+    files = hub.repository(repo, "dataset").files(commit)
+    shown = {name: files[name] for name in (SIGNED_INDEX, REVOCATIONS)}
+    head = client.head(repo, repo_type="dataset")
+    client.commit(repo, additions=shown, parent=head, message="Restore", repo_type="dataset")
+
+
+@pytest.mark.parametrize("age", [timedelta(0), timedelta(days=400)], ids=["valid", "expired"])
+def test_what_a_store_has_only_read_is_not_signed_anew(age, hub, client, desk, publish_it, folder, tmp_path):
+    """An old state that was shown to a reader must not become what a writer knows: the revocation would be gone."""
+    first = publish_it(folder, now=lambda: datetime.now(UTC) - age).state
+    key = RevokedKey(key_id=OTHER.public.id, reason="leaked_key", since="2026-11-22T00:00:00Z")
+    revoke(client, ORGANISATION, keys=[key], signer=PUBLISHER, pulled=desk)
+    put_back(hub, client, first.commit)
+    reader = PulledArtifacts(tmp_path / "reader")
+    try:
+        assert entries_of(client, reader) == first.index.artifacts
+    except StaleError:
+        assert age
+    for change in (
+        lambda: renew(client, ORGANISATION, signer=PUBLISHER, pulled=reader),
+        lambda: publish_it(folder, pulled=reader, at_least=None),
+    ):
+        with pytest.raises(RollbackError, match="has never written") as caught:
+            change()
+        assert "--at-least" in caught.value.next_step
+    with pytest.raises(RollbackError, match="older state than the writer knows of"):
+        renew(client, ORGANISATION, signer=PUBLISHER, pulled=reader, at_least=Floor(index=1, revocations=2))
+
+
+def test_a_store_that_was_told_the_sequences_once_goes_on(client, published, tmp_path):
+    other = {"signer": PUBLISHER, "pulled": PulledArtifacts(tmp_path / "other")}
+    entries_of(client, other["pulled"])
+    assert renew(client, ORGANISATION, **other, at_least=Floor(index=1, revocations=1)).index.sequence == 2
+    assert renew(client, ORGANISATION, **other).index.sequence == 3
