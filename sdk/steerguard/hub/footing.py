@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from steerguard.errors import ArtifactNotFoundError, PublishConflictError, RollbackError
 from steerguard.hub.read_index import RegistryState, index_repository, read_state, registry_name, require_whole
-from steerguard.registry.memory import has_written, known_documents, remember_writing
+from steerguard.registry.memory import has_written, known_documents, remember_writing, was_intended
 from steerguard.registry.names import organisation_of
 from steerguard.registry.revocations import REVOCATIONS
 from steerguard.registry.signed_index import SIGNED_INDEX
@@ -80,9 +80,17 @@ def read_for_change(
             raise _unknown(state)
 
     state = read_state(client, organisation, keys=allowed, pulled=pulled, require=require)
-    if at_least is not None:
+    if at_least is not None or (new_registry and _is_own(state, pulled)):
         remember_writing(state.registry, pulled=pulled)
     return state
+
+
+def _is_own(state: RegistryState, pulled: PulledArtifacts) -> bool:
+    """Return whether the registry is what this store was about to begin when it was interrupted."""
+    if state.index_envelope is None or state.revocations_envelope is None:
+        return False
+    files = {SIGNED_INDEX: state.index_envelope, REVOCATIONS: state.revocations_envelope}
+    return was_intended(state.registry, files, pulled=pulled)
 
 
 def _is_first(state: RegistryState) -> bool:

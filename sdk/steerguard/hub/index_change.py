@@ -21,7 +21,7 @@ from steerguard.hub.read_index import (
     remember_state,
     state_at,
 )
-from steerguard.registry.memory import remember_writing
+from steerguard.registry.memory import remember_intent, remember_writing
 from steerguard.registry.revocations import (
     REVOCATIONS,
     REVOCATIONS_TYPE,
@@ -127,6 +127,8 @@ def change_registry(
             filled = state_at(client, organisation, parent, keys=allowed)
             if filled.index is not None or filled.revocations is not None:
                 continue
+        if state.index is None:
+            remember_intent(state.registry, files, pulled=pulled)
         try:
             commit = client.commit(repo, additions=files, parent=parent, message=wanted.message, repo_type="dataset")
         except PublishConflictError:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from steerguard.canonical import sha256_hex
+from steerguard.canonical import canonical_bytes, sha256_hex
 from steerguard.errors import ArtifactFormatError, RollbackError, TrustError
 from steerguard.registry.freshness import check_successor
 from steerguard.registry.revocations import REVOCATIONS, revocations_bytes, verified_revocations
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _WRITTEN: Final = "written.json"
 """Stands beside the documents of a registry that this store has written to."""
+_INTENDED: Final = "intended.json"
+"""Digests of the envelopes that this store was last about to begin a registry with."""
 
 
 def remember(
@@ -80,6 +82,23 @@ def has_written(registry: str, *, pulled: PulledArtifacts) -> bool:
     What was only read proves less: whoever may write to the repository can show an old state to a reader first.
     """
     return _WRITTEN in _remembered(pulled, registry)
+
+
+def remember_intent(registry: str, files: Mapping[str, bytes], *, pulled: PulledArtifacts) -> None:
+    """Remember what is about to be written to a registry, so that a writer knows it again after an interruption.
+
+    Raises:
+        ArtifactError: it cannot be remembered.
+    """
+    digests = {name: sha256_hex(content) for name, content in files.items()}
+    with pulled.one_registry_at_a_time(registry):
+        pulled.remember(registry, _INTENDED, canonical_bytes(digests))
+
+
+def was_intended(registry: str, files: Mapping[str, bytes], *, pulled: PulledArtifacts) -> bool:
+    """Return whether this store was about to write exactly these documents, to the byte."""
+    digests = {name: sha256_hex(content) for name, content in files.items()}
+    return _remembered(pulled, registry).get(_INTENDED) == canonical_bytes(digests)
 
 
 def remember_writing(registry: str, *, pulled: PulledArtifacts) -> None:

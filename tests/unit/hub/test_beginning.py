@@ -9,7 +9,7 @@ import pytest
 from tests.loopback_hubs import REGULAR_UPLOAD
 from tests.publishable_artifacts import ORGANISATION, OTHER, PUBLISHER, publishable_folder
 
-from steerguard.errors import PublishConflictError, RollbackError, StaleError
+from steerguard.errors import PublishConflictError, RegistryError, RollbackError, StaleError
 from steerguard.hub.footing import Floor
 from steerguard.hub.read_index import index_repository, read_index
 from steerguard.hub.revoke import renew, revoke
@@ -60,6 +60,21 @@ def test_an_interrupted_beginning_is_finished(publish_it, folder, tmp_path, publ
     again = publish_it(folder, pulled=PulledArtifacts(tmp_path / "new"), at_least=None, new_registry=True)
     assert again.entry == published.entry
     assert again.state.index.sequence == 1
+
+
+def test_who_began_a_registry_and_got_no_answer_knows_it_as_its_own(hub, client, desk, publish_it, folder):
+    hub.fault("lost", match="POST */steerguard-index/commit/*", times=1)
+    with pytest.raises(RegistryError):
+        publish_it(folder, pulled=desk, at_least=None, new_registry=True)
+    assert publish_it(folder, pulled=desk, at_least=None, new_registry=True).state.index.sequence == 1
+    state = revoke(
+        client,
+        ORGANISATION,
+        keys=[RevokedKey(key_id=OTHER.public.id, reason="leaked_key", since="2026-11-22T00:00:00Z")],
+        signer=PUBLISHER,
+        pulled=desk,
+    )
+    assert state.revocations.sequence == 2
 
 
 def put_back(hub, client, commit):
