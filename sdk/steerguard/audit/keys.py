@@ -9,7 +9,6 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,9 +17,13 @@ from typing import Final, Self
 
 from steerguard.canonical import sha256_hex
 from steerguard.errors import AuditError, AuditKeyError
+from steerguard.signing.key_files import SecretKind, read_secret, write_secret
 
 KEY_BYTES: Final = 32
 KEY_VARIABLE: Final = "STEERGUARD_AUDIT_KEY"
+_KIND: Final = SecretKind(
+    purpose="hashing content", error=AuditKeyError, make_one="Make one with ContentKey.create(path)."
+)
 _TOKENS_PREFIX: Final = b"steerguard/token-ids/1\x00"
 
 
@@ -79,27 +82,7 @@ class ContentKey:
         Raises:
             AuditKeyError: the file is missing, open to others, a symbolic link, not hexadecimal or too short.
         """
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            with open(descriptor, "rb") as file:  # noqa: PTH123 - the open descriptor is what gets checked
-                mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-                text = file.read()
-        except OSError as error:
-            raise AuditKeyError(
-                "The key file for hashing content cannot be read.",
-                where=path,
-                found=error.strerror,
-                next_step="Make one with ContentKey.create(path).",
-            ) from error
-        if mode & 0o077:
-            raise AuditKeyError(
-                "The key file for hashing content is open to other users.",
-                where=path,
-                expected="0600 or stricter",
-                found=f"{mode:04o}",
-                next_step=f"chmod 600 {path}",
-            )
-        return cls(_from_hex(text.decode("ascii", "replace"), where=str(path)))
+        return cls(_from_hex(read_secret(path, _KIND).decode("ascii", "replace"), where=str(path)))
 
     @classmethod
     def from_environment(cls, variable: str = KEY_VARIABLE) -> Self | None:
@@ -119,25 +102,7 @@ class ContentKey:
             AuditKeyError: the file exists or cannot be written.
         """
         key = cls(secrets.token_bytes(KEY_BYTES))
-        staged = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        try:
-            descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                with open(descriptor, "wb") as file:  # noqa: PTH123 - made with its final mode
-                    file.write(key.secret.hex().encode("ascii") + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-                # A hard link appears whole or not at all, and fails where a rename would replace an existing key.
-                os.link(staged, path)
-            finally:
-                staged.unlink(missing_ok=True)
-        except OSError as error:
-            raise AuditKeyError(
-                "The key file for hashing content cannot be made.",
-                where=path,
-                found=error.strerror,
-                next_step="Choose a writable path that does not exist yet.",
-            ) from error
+        write_secret(path, key.secret.hex().encode("ascii") + b"\n", _KIND)
         return key
 
 

@@ -10,7 +10,7 @@ from steerguard.errors import ArtifactNotFoundError
 from steerguard.hub.footing import Floor
 from steerguard.hub.index_change import VALID_FOR, Change, change_registry
 from steerguard.hub.read_index import RegistryState, registry_name
-from steerguard.registry.revocations import RevokedArtifact, RevokedKey
+from steerguard.registry.revocations import RevokedArtifact, RevokedKey, with_more
 from steerguard.signing.keys import PublicKey, Signer
 
 if TYPE_CHECKING:
@@ -54,18 +54,15 @@ def revoke(
 
     def change(state: RegistryState) -> Change | None:
         known = state.revocations
-        old_artifacts = () if known is None else known.artifacts
-        old_keys = () if known is None else known.keys
-        more_artifacts = tuple(one for one in new_artifacts if not _is_said(one, old_artifacts))
-        more_keys = tuple(one for one in new_keys if one.key_id not in {old.key_id for old in old_keys})
-        if known is not None and not more_artifacts and not more_keys:
+        all_artifacts, all_keys = with_more(known, new_artifacts, new_keys)
+        if known is not None and (all_artifacts, all_keys) == (known.artifacts, known.keys):
             return None
         return Change(
             message="Revoke artifacts or keys",
             # A registry has both from its beginning, so that one which is missing is seen.
             entries=() if state.index is None else None,
-            artifacts=(*old_artifacts, *more_artifacts),
-            keys=(*old_keys, *more_keys),
+            artifacts=all_artifacts,
+            keys=all_keys,
         )
 
     return change_registry(
@@ -130,9 +127,3 @@ def renew(
         now=now,
         at_least=at_least,
     )
-
-
-def _is_said(new: RevokedArtifact, old: tuple[RevokedArtifact, ...]) -> bool:
-    """Return whether the list has this revocation already, whatever its note and time."""
-    same = {"note", "since"}
-    return any(new.model_dump(exclude=same) == one.model_dump(exclude=same) for one in old)

@@ -12,7 +12,14 @@ import stat
 from pathlib import Path
 
 from steerguard.artifacts.contents import ReadFile, ReadFiles
-from steerguard.artifacts.paths import DIRECTORIES, MAX_ARTIFACT_BYTES, MAX_FILES, check_path, size_limit
+from steerguard.artifacts.paths import (
+    DIRECTORIES,
+    MAX_ARTIFACT_BYTES,
+    MAX_FILES,
+    check_distinct,
+    check_path,
+    size_limit,
+)
 from steerguard.errors import ArtifactError, ArtifactFormatError, ArtifactNotFoundError
 from steerguard.registry.reading import LARGE_BYTES, read_and_hash
 
@@ -30,7 +37,7 @@ def read_folder(folder: Path) -> ReadFiles:
     """
     require_directory(folder)
     try:
-        paths = _list(folder)
+        paths = list_folder(folder)
         _check_total(folder, paths)
         return ReadFiles({path: _read(folder / path, size_limit(path)) for path in paths})
     except OSError as error:
@@ -56,6 +63,30 @@ def require_directory(folder: Path) -> None:
         raise ArtifactFormatError(
             "An artifact consists of real folders.", where=folder, expected="a folder", found=_kind(mode)
         )
+
+
+def list_folder(folder: Path) -> tuple[str, ...]:
+    """Return the relative POSIX paths of an artifact's files, sorted, after judging every name.
+
+    Raises:
+        ArtifactFormatError: a name or folder that an artifact may not hold, or too many files.
+        OSError: the operating system refuses.
+    """
+    paths: list[str] = []
+    with os.scandir(folder) as listed:
+        for entry in listed:
+            if entry.name in DIRECTORIES:
+                require_directory(Path(entry.path))
+                with os.scandir(entry.path) as inside:
+                    paths.extend(f"{entry.name}/{inner.name}" for inner in inside)
+            else:
+                paths.append(entry.name)
+            if len(paths) > 2 * MAX_FILES:
+                raise ArtifactFormatError("The artifact has too many files.", where=folder, expected=2 * MAX_FILES)
+    for path in sorted(paths):
+        check_path(path)
+    check_distinct(sorted(paths))
+    return tuple(sorted(paths))
 
 
 def read_file(file: Path, *, max_bytes: int) -> bytes:
@@ -92,30 +123,13 @@ def _read(file: Path, limit: int, *, large: int = LARGE_BYTES) -> ReadFile:
     return read
 
 
-def _check_total(folder: Path, paths: list[str]) -> None:
+def _check_total(folder: Path, paths: tuple[str, ...]) -> None:
     """Refuse an artifact that is too large as a whole, before any of it is read."""
     total = sum((folder / path).lstat().st_size for path in paths)
     if total > MAX_ARTIFACT_BYTES:
         raise ArtifactFormatError(
             "The artifact is too large.", where=folder, expected=f"at most {MAX_ARTIFACT_BYTES} bytes", found=total
         )
-
-
-def _list(folder: Path) -> list[str]:
-    paths: list[str] = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name in DIRECTORIES:
-            require_directory(Path(entry.path))
-            paths.extend(f"{entry.name}/{inner.name}" for inner in os.scandir(entry.path))
-        else:
-            paths.append(entry.name)
-    if len(paths) > 2 * MAX_FILES:
-        raise ArtifactFormatError(
-            "The artifact has too many files.", where=folder, expected=2 * MAX_FILES, found=len(paths)
-        )
-    for path in sorted(paths):
-        check_path(path)
-    return sorted(paths)
 
 
 def _require_regular(file: Path, mode: int) -> None:

@@ -9,17 +9,9 @@ from pathlib import Path
 
 from steerguard.artifacts.integrity import pinned_manifest
 from steerguard.artifacts.manifest import ArtifactManifest
-from steerguard.artifacts.paths import (
-    DIRECTORIES,
-    MANIFEST,
-    MAX_FILES,
-    MAX_MANIFEST_BYTES,
-    check_distinct,
-    check_path,
-    is_pinned,
-)
+from steerguard.artifacts.paths import MANIFEST, MAX_MANIFEST_BYTES, is_pinned
 from steerguard.errors import ArtifactFormatError, ArtifactIntegrityError, ArtifactNotFoundError
-from steerguard.registry.folder import read_file, require_directory
+from steerguard.registry.folder import list_folder, read_file, require_directory
 
 
 def check_pinned_folder(folder: Path, digest: str) -> ArtifactManifest:
@@ -79,27 +71,3 @@ def check_file(file: Path, *, sha256: str, size: int) -> None:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != sha256:
         raise ArtifactIntegrityError("A file has another digest.", where=file, expected=sha256, found=found)
-
-
-def list_folder(folder: Path) -> tuple[str, ...]:
-    """Return the relative POSIX paths of an artifact's files, sorted, after judging every name.
-
-    Raises:
-        ArtifactFormatError: a name or folder that an artifact may not hold, or too many files.
-        OSError: the operating system refuses.
-    """
-    paths: list[str] = []
-    with os.scandir(folder) as listed:
-        for entry in listed:
-            if entry.name in DIRECTORIES:
-                require_directory(Path(entry.path))
-                with os.scandir(entry.path) as inside:
-                    paths.extend(f"{entry.name}/{inner.name}" for inner in inside)
-            else:
-                paths.append(entry.name)
-            if len(paths) > 2 * MAX_FILES:
-                raise ArtifactFormatError("The artifact has too many files.", where=folder, expected=2 * MAX_FILES)
-    for path in sorted(paths):
-        check_path(path)
-    check_distinct(sorted(paths))
-    return tuple(sorted(paths))

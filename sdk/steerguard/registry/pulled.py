@@ -29,10 +29,10 @@ from steerguard.canonical import sha256_hex
 from steerguard.errors import ArtifactFormatError, ArtifactIntegrityError, ArtifactNotFoundError
 from steerguard.registry.attestations import read_attestations
 from steerguard.registry.disk import disk_errors
-from steerguard.registry.folder import read_file, read_folder, require_directory
+from steerguard.registry.folder import list_folder, read_file, read_folder, require_directory
 from steerguard.registry.index import IndexEntry
 from steerguard.registry.origins import Origins, origins_bytes, read_origins
-from steerguard.registry.pinned_folder import check_pinned_folder, list_folder
+from steerguard.registry.pinned_folder import check_pinned_folder
 from steerguard.registry.staging import sync_directory
 from steerguard.registry.store import PinnedManifest
 from steerguard.registry.workspace import Workspace

@@ -161,6 +161,23 @@ def revocation_list(
     return parse_revocations(revocations_bytes(document), where="list of revocations")
 
 
+def with_more(
+    known: RevocationList | None, artifacts: Iterable[RevokedArtifact], keys: Iterable[RevokedKey]
+) -> tuple[tuple[RevokedArtifact, ...], tuple[RevokedKey, ...]]:
+    """Return what a list says and these too; what it says already, whatever its note and time, is not said twice."""
+    said = () if known is None else known.artifacts
+    revoked = () if known is None else known.keys
+    ids = {one.key_id for one in revoked}
+    more = (one for one in artifacts if not is_said(one, said))
+    return (*said, *more), (*revoked, *(one for one in keys if one.key_id not in ids))
+
+
+def is_said(new: RevokedArtifact, said: Iterable[RevokedArtifact]) -> bool:
+    """Return whether revocations have this one already, whatever its note and time."""
+    same = {"note", "since"}
+    return any(new.model_dump(exclude=same) == one.model_dump(exclude=same) for one in said)
+
+
 def parse_revocations(content: bytes, *, where: str) -> RevocationList:
     """Parse the payload of a revocation envelope; the signature is judged elsewhere.
 

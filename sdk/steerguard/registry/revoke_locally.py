@@ -18,9 +18,11 @@ from steerguard.registry.revocations import (
     RevocationList,
     RevokedArtifact,
     RevokedKey,
+    is_said,
     revocation_list,
     revocations_bytes,
     verified_revocations,
+    with_more,
 )
 from steerguard.registry.staging import STAGING_PREFIX, registry_lock, sync_directory, write_durably
 from steerguard.signing.dsse import sign
@@ -89,15 +91,14 @@ def revoke_locally(
             if is_begun:
                 assert present is not None
                 return present
-            old = ((), ()) if present is None else (present.artifacts, present.keys)
-            known = {one.key_id for one in old[1]}
+            all_artifacts, all_keys = with_more(present, new_artifacts, new_keys)
             document = revocation_list(
                 registry.name,
                 sequence=1 if present is None else present.sequence + 1,
                 issued=moment,
                 expires=moment + valid_for,
-                artifacts=(*old[0], *(one for one in new_artifacts if not _is_said(one, old[0]))),
-                keys=(*old[1], *(one for one in new_keys if one.key_id not in known)),
+                artifacts=all_artifacts,
+                keys=all_keys,
             )
             try:
                 envelope = sign(revocations_bytes(document), REVOCATIONS_TYPE, [signer])
@@ -183,12 +184,6 @@ def _is_begun_with(
         present.sequence == 1
         and bool(artifacts or keys)
         and len(present.artifacts) == len(artifacts)
-        and all(_is_said(one, present.artifacts) for one in artifacts)
+        and all(is_said(one, present.artifacts) for one in artifacts)
         and {one.key_id for one in present.keys} == {one.key_id for one in keys}
     )
-
-
-def _is_said(new: RevokedArtifact, old: tuple[RevokedArtifact, ...]) -> bool:
-    """Return whether the list has this revocation already, whatever its note and time."""
-    same = {"note", "since"}
-    return any(new.model_dump(exclude=same) == one.model_dump(exclude=same) for one in old)

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from steerguard.errors import ArtifactError
+from steerguard.registry.file_lock import file_lock
 
 if sys.platform != "win32":
     import fcntl
@@ -30,19 +31,10 @@ def registry_lock(root: Path) -> Iterator[None]:
         ArtifactError: the platform has no such locks.
         OSError: the folder cannot be opened.
     """
-    if sys.platform == "win32":
-        raise ArtifactError("Adding to a registry needs a POSIX system.", found=sys.platform)
-    descriptor = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        try:
-            _remove_abandoned(root)
-            yield
-        finally:
-            # A child that was forked meanwhile shares the descriptor: closing ours alone would leave the lock held.
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-    finally:
-        os.close(descriptor)
+    # The folder itself may be reached through a link.
+    with file_lock(root.resolve(strict=True)):
+        _remove_abandoned(root)
+        yield
 
 
 def _remove_abandoned(root: Path) -> None:

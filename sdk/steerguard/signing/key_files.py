@@ -5,57 +5,71 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from steerguard.errors import SigningKeyError
+from steerguard.errors import SteerguardError
 
 MAX_KEY_FILE_BYTES: Final = 16 * 1024
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_NEW_KEY: Final = "Make one with `steerguard keys new PATH`."
 
 
-def read_secret(path: Path) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretKind:
+    """What a key is for, as messages say it."""
+
+    purpose: str
+    """For example `signing`: messages speak of the key file for it."""
+    error: type[SteerguardError]
+    """What is raised."""
+    make_one: str
+    """The next step where there is no key."""
+    if_exposed: str = ""
+    """What to do besides closing a file that others could read."""
+
+
+def read_secret(path: Path, kind: SecretKind) -> bytes:
     """Return the content of a key file.
 
     Raises:
-        SigningKeyError: missing, unreadable, a symbolic link, not a regular file, too large, or open to other users.
+        SteerguardError: of the kind's class; missing, unreadable, a symbolic link, not a regular file, too large, or open to other users.
     """
     try:
         with open(os.open(path, _OPEN_FLAGS), "rb") as file:  # noqa: PTH123 - the open descriptor is what gets checked
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(MAX_KEY_FILE_BYTES + 1) if stat.S_ISREG(mode) else None
     except (OSError, ValueError) as error:
-        raise SigningKeyError(
-            "The key file for signing cannot be read.",
+        raise kind.error(
+            f"The key file for {kind.purpose} cannot be read.",
             where=path,
             expected="a regular file that is no symbolic link",
             found=getattr(error, "strerror", None) or type(error).__name__,
-            next_step=_NEW_KEY,
+            next_step=kind.make_one,
         ) from error
     if content is None or len(content) > MAX_KEY_FILE_BYTES:
-        raise SigningKeyError(
-            "This is not a key file for signing.",
+        raise kind.error(
+            f"This is not a key file for {kind.purpose}.",
             where=path,
             expected=f"a regular file of at most {MAX_KEY_FILE_BYTES} bytes",
-            next_step=_NEW_KEY,
+            next_step=kind.make_one,
         )
     if stat.S_IMODE(mode) & 0o077:
-        raise SigningKeyError(
-            "The key file for signing is open to other users.",
+        raise kind.error(
+            f"The key file for {kind.purpose} is open to other users.",
             where=path,
             expected="0600 or stricter",
             found=f"{stat.S_IMODE(mode):04o}",
-            next_step=f"chmod 600 {path}; if others could read it, revoke the key and make a new one.",
+            next_step=f"chmod 600 {path}{kind.if_exposed}",
         )
     return content
 
 
-def write_secret(path: Path, content: bytes) -> None:
+def write_secret(path: Path, content: bytes, kind: SecretKind) -> None:
     """Write a key file that must not exist yet, mode 0600, all of it or nothing, and flush it to the device.
 
     Raises:
-        SigningKeyError: the file exists or cannot be written.
+        SteerguardError: of the kind's class; the file exists or cannot be written.
     """
     staged = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -75,8 +89,8 @@ def write_secret(path: Path, content: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise SigningKeyError(
-            "The key file for signing cannot be made.",
+        raise kind.error(
+            f"The key file for {kind.purpose} cannot be made.",
             where=path,
             found=error.strerror,
             next_step="Choose a writable path that does not exist yet.",

@@ -20,11 +20,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from steerguard.canonical import sha256_hex
 from steerguard.errors import SigningKeyError
-from steerguard.signing.key_files import read_secret, write_secret
+from steerguard.signing.key_files import SecretKind, read_secret, write_secret
 
 KEY_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
 KEY_VARIABLE: Final = "STEERGUARD_SIGNING_KEY"
+_KIND: Final = SecretKind(
+    purpose="signing",
+    error=SigningKeyError,
+    make_one="Make one with `steerguard keys new PATH`.",
+    if_exposed="; if others could read it, revoke the key and make a new one.",
+)
 KEY_ID_PATTERN: Final = r"^ed25519-[0-9a-f]{16}$"
 KEY_TEXT_PATTERN: Final = r"^ed25519:[A-Za-z0-9+/]{43}=$"
 _PREFIX: Final = "ed25519:"
@@ -172,6 +178,7 @@ class SigningKey:
             private.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             ),
+            _KIND,
         )
         return cls(private.private_bytes_raw())
 
@@ -182,7 +189,7 @@ class SigningKey:
         Raises:
             SigningKeyError: missing, a symbolic link, open to other users, encrypted, or no Ed25519 key.
         """
-        return cls(_seed_of_pem(read_secret(path), where=str(path)))
+        return cls(_seed_of_pem(read_secret(path, _KIND), where=str(path)))
 
     @classmethod
     def from_environment(cls, variable: str = KEY_VARIABLE) -> Self | None:
