@@ -72,6 +72,8 @@ class Recorder:
                     vetting_level=vouched.vetting_level,
                 )
             )
+            if vouched.allowance is not None:
+                self.bypassed("unsigned_artifact", vouched.allowance.reason, expires=vouched.allowance.expires)
         self._policy_loaded()
 
     def under(self, plan: Plan) -> Recorder:

@@ -44,10 +44,17 @@ Timestamp = Annotated[
 ]
 Date = Annotated[str, Field(pattern=r"^[0-9]{4}-[01][0-9]-[0-3][0-9]$")]
 
-ContentMode = Literal["none", "hmac"]
+ContentMode = Literal["none", "hmac", "encrypted"]
+DurabilityMode = Literal["never", "interval", "batch", "always"]
 Mode = Literal["enforce", "monitor", "off"]
 BudgetOutcome = Literal["within", "fallback", "exceeded"]
 Stage = Literal["load", "prompt", "detect", "guide", "generate", "audit"]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+"""The name of a file in the log's directory, without a folder."""
+KeyName = Annotated[str, Field(pattern=r"^[!-*,-~]{1,128}$")]
+"""Name of a checkpoint key in a signed note: printable ASCII without space and plus."""
+VerifierKey = Annotated[str, Field(pattern=r"^[!-*,-~]{1,128}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}$")]
+"""A checkpoint key as verifiers pin it: `<name>+<key hash>+<base64 of 0x01 and the public key>` (C2SP signed-note)."""
 SigningKeyId = Annotated[str, Field(pattern=r"^ed25519-[0-9a-f]{16}$")]
 VettingLevel = Annotated[int, Field(ge=0, le=3)]
 RevocationReason = Literal["unsafe", "leaked_key", "wrong_base", "superseded"]
@@ -175,11 +182,13 @@ class RecordedSearch(Part):
 
 
 class RecordedUsage(Part):
-    """Forward tokens of one row, padding not counted."""
+    """Forward tokens of one row or one request, padding not counted."""
 
     prompt_tokens: Count
     generated_tokens: Count
     extra_forward_tokens: Count
+    cached_tokens: Count = 0
+    """Prompt tokens whose states came from an earlier turn; 0 in records of versions that did not say."""
 
 
 class RecordedBudget(Part):
@@ -187,6 +196,20 @@ class RecordedBudget(Part):
 
     outcome: BudgetOutcome
     max_extra_forward_tokens: Count | None
+
+
+class SealedContent(Part):
+    """Where the encrypted prompt and answer of a row lie in the side store of their segment."""
+
+    file: FileName
+    slot: Count
+    """Position among the sealed rows of that file, from 0."""
+    bytes: Count
+    """Size of the ciphertext."""
+    digest: Digest
+    """Over the ciphertext, which stays when the key of the slot is destroyed."""
+    key: KeyId
+    """Id of the key that the key of the slot is wrapped with."""
 
 
 class RecordedContent(Part):
@@ -200,6 +223,17 @@ class RecordedContent(Part):
     out_chars: Count | None
     in_tokens: Count | None
     out_tokens: Count | None
+    sealed: SealedContent | None = None
+    """Set where the content mode is `encrypted`; then there are no tags."""
+
+
+class RecordedActions(Part):
+    """How many rows of a request ended in which action."""
+
+    allow: Count
+    annotate: Count
+    guide: Count
+    refuse: Count
 
 
 class RecordedError(Part):

@@ -96,6 +96,16 @@ class PublishingStore(ArtifactStore, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """Why an artifact is admitted although nobody vouches for it."""
+
+    reason: str
+    """As the trust policy states it."""
+    expires: str
+    """Last day, YYYY-MM-DD, UTC."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """Who vouches for one artifact, as a judge has established it."""
 
@@ -107,6 +117,8 @@ class Evidence:
     """Highest level, from 0 to 3, of a valid vetting statement."""
     vetting_digest: str | None = None
     """`sha256:<hex>` over the bytes of that statement's file."""
+    allowance: Allowance | None = None
+    """Set where nobody vouches for it: its use is recorded as a bypass."""
     warnings: tuple[str, ...] = ()
     """What the user should know although the artifact is admitted, one sentence each."""
 

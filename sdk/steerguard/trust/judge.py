@@ -17,7 +17,7 @@ from steerguard.policy.failure import Loosening
 from steerguard.registry.index import IndexEntry
 from steerguard.registry.names import EMBEDDED
 from steerguard.registry.revocations import RevocationList
-from steerguard.registry.store import Evidence, is_local
+from steerguard.registry.store import Allowance, Evidence, is_local
 from steerguard.trust.document import Publisher, TrustedKey, TrustPolicy
 from steerguard.trust.envelopes import SignedStatement, releases_of, unreadable
 from steerguard.trust.findings import WatchedArtifact, revoked_in
@@ -79,7 +79,8 @@ class TrustedJudge:
             allowed = self._unsigned_allowed()
             if allowed is not None:
                 told = f"Nobody has signed {entry.reference}; the trust policy allows it: {allowed.reason}"
-                return Evidence(warnings=(*warnings, told))
+                allowance = Allowance(reason=allowed.reason, expires=allowed.expires.isoformat())
+                return Evidence(allowance=allowance, warnings=(*warnings, told))
         publishers = [one for one in self.policy.publishers if one.may_publish(entry, registry)]
         if not publishers:
             raise SignatureError(
