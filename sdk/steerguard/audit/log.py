@@ -161,6 +161,11 @@ class AuditLog:
                     content=self._content,
                     key=key_id,
                     forked_from=self._forked_from,
+                    durability="never",
+                    unsynced_us=None,
+                    unsynced_records=None,
+                    checkpoint_key=None,
+                    previous=None,
                 )
             )
         except BaseException:
