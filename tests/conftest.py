@@ -36,6 +36,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.real_model)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def logs_outside_the_home(tmp_path_factory):
+    """Audit logs that go where logs go by default do not go into the user's home."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+
+
 @pytest.fixture
 def tiny_llama():
     """A fresh random Llama of 4 blocks, width 32, float32."""

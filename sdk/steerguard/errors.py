@@ -54,7 +54,13 @@ The tree is grouped by what the reader must change, so that the group is the fir
     ├── AuditError                    the record could not be written or does not verify
     │   ├── AuditSinkError
     │   ├── AuditKeyError
+    │   ├── AuditContentError
+    │   │   ├── ContentErasedError
+    │   │   ├── ContentKeyError
+    │   │   └── ContentAlteredError
+    │   ├── LegalHoldError
     │   └── AuditVerificationError
+    │       └── UnanchoredRecordError
     ├── BuildError                    a recipe could not be carried out
     │   └── RecipeError
     ├── EvaluationError               prompts, settings or results of an evaluation
@@ -319,11 +325,35 @@ class AuditSinkError(AuditError):
 
 
 class AuditKeyError(AuditError):
-    """Raised when the key for hashing content is missing, unreadable or too short."""
+    """Raised when a key for hashing or sealing content is missing, unreadable or too short."""
+
+
+class AuditContentError(AuditError):
+    """Raised when the encrypted content of a row cannot be read."""
+
+
+class ContentErasedError(AuditContentError):
+    """Raised when the encrypted content of a row was erased: its key was destroyed."""
+
+
+class ContentKeyError(AuditContentError):
+    """Raised when the sealing key given is not the one that a row was sealed with."""
+
+
+class ContentAlteredError(AuditContentError):
+    """Raised when the encrypted content of a row, or its wrapped key, is not what was written."""
+
+
+class LegalHoldError(AuditError):
+    """Raised when something would be pruned or erased while a legal hold is in force."""
 
 
 class AuditVerificationError(AuditError):
     """Raised when an audit log does not verify."""
+
+
+class UnanchoredRecordError(AuditVerificationError):
+    """Raised when no checkpoint covers a record yet, so that it cannot be proven."""
 
 
 class BuildError(SteerguardError):

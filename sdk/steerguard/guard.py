@@ -17,6 +17,7 @@ from steerguard.engine.active import ACTIVE, Unguided, activity, require_permiss
 from steerguard.engine.arguments import CACHE, unsupported
 from steerguard.engine.cache_kinds import keeps_keys
 from steerguard.engine.call_checks import check_call, check_compiled
+from steerguard.engine.call_trace import CallTrace
 from steerguard.engine.checking import check_batch
 from steerguard.engine.loop import Engine
 from steerguard.engine.sampling import guided_sample
@@ -24,6 +25,7 @@ from steerguard.engine.scoring import Scoring
 from steerguard.engine.streaming import guard_streamer
 from steerguard.errors import IncompatibleModelError, NotWrappedError, SteerguardError, UnsupportedGenerationError
 from steerguard.explain import Explanation, explain
+from steerguard.guarded_call import GuardedCall
 from steerguard.models.blocks import decoder_blocks
 from steerguard.models.chat import render
 from steerguard.models.weights_token import weights_token
@@ -42,31 +44,6 @@ if TYPE_CHECKING:
     from steerguard.recorder import Recorder
     from steerguard.revocation import Revocations
     from steerguard.tightening import RequestPolicies
-
-
-class _Call:
-    """One call of `generate`, before and after its decoding loop."""
-
-    permits_forward = False
-    passing: int | None = None
-
-    def __init__(self, engine: Engine, recorder: Recorder) -> None:
-        self.owner = engine.owner
-        self.engine = engine
-        self.recorder = recorder
-        self.live = True
-        self.turn: CacheTurn | None = None
-        self.result: GuidedResult | None = None
-
-    def end(self) -> None:
-        """Take no decoding loop from here on."""
-        self.live = False
-
-    def outcome(self) -> GuidedResult:
-        """Return what the decoding loop came to; a call that took another way is refused."""
-        if self.result is None:
-            raise unsupported("a decoding loop other than greedy search, sampling and beam search")
-        return self.result
 
 
 class Guard:
@@ -147,29 +124,31 @@ class Guard:
             self._recorder.bypassed("unguided", "mode off")
             with activity(Unguided(self.owner)):
                 return original(*arguments, **named)
-        recorder, streamer = self._recorder, None
+        trace, recorder, streamer = CallTrace("generate"), self._recorder, None
         try:
             streamer, arguments, named = guard_streamer(original, arguments, named)
             engine = self._policies.engine_for(policy)
             recorder = recorder.under(engine.program.plan)
             engine = self._unless_revoked(engine, recorder)
-            call = _Call(engine, recorder)
+            call = GuardedCall(engine, recorder, trace)
             self._require_intact(model)
             compiles = self.compiled is not None
             check_compiled(model, compiles=compiles)
             width = check_call(model, original, arguments, named, compiles=compiles)
             lent = engine.caches.turn(named.get(CACHE), width=width, may_continue=keeps_keys(model, self.plan))
+            if streamer is not None:
+                recorder.streamed(trace)
             with lent as call.turn:
-                with self.uncompiled(model), activity(call):
+                with self.uncompiled(model), activity(call), trace.outside():
                     output = original(*arguments, **named)
                 result = call.outcome()
                 if streamer is not None:
                     streamer.check(result.generated)
-                recorder.release(result)
+                recorder.release(result, trace)
             if streamer is not None:
                 streamer.finish(result.generated)
         except BaseException as error:
-            recorder.failed(error)
+            recorder.failed(error, trace)
             if streamer is not None:
                 streamer.fail(error)
             raise
@@ -192,19 +171,21 @@ class Guard:
         state = ACTIVE.get()
         if self.allows_unguided():
             return original(input_ids, **named)
-        if not isinstance(state, _Call) or state.owner is not self.owner or not state.live:
+        if not isinstance(state, GuardedCall) or state.owner is not self.owner or not state.live:
             self.require_permission()
             raise unsupported("a decoding loop started by hand")
-        state.result = guided_sample(
-            state.engine,
-            original,
-            input_ids,
-            model=self._model(),
-            beams=beams,
-            record=state.recorder.decided,
-            turn=cast("CacheTurn", state.turn),
-            **named,
-        )
+        with state.trace.inside():
+            state.result = guided_sample(
+                state.engine,
+                original,
+                input_ids,
+                model=self._model(),
+                beams=beams,
+                record=state.recorder.decided,
+                turn=cast("CacheTurn", state.turn),
+                trace=state.trace,
+                **named,
+            )
         return state.result.output
 
     def check(self, messages: Conversation | Sequence[Conversation]) -> Any:
@@ -273,6 +254,7 @@ class Guard:
                 self._check_weights(model)
         except SteerguardError as error:
             self._unfit = error.summary
+            self._recorder.not_verified(error)
             raise
         finally:
             self._weights = weights_token(model)
@@ -301,15 +283,17 @@ class Guard:
             raise NotWrappedError(
                 "The model of this guard no longer exists.", expected="the model that was wrapped", found="nothing"
             )
+        trace, recorder = CallTrace("check"), self._recorder
         batch = render(self._tokenizer, conversations, device=model.device)
         try:
+            recorder = recorder.under(self.plan)
             self._require_intact(model)
             with self.uncompiled(model):
-                engine = self._unless_revoked(self._engine, self._recorder)
-                result = check_batch(engine, model, batch["input_ids"], batch["attention_mask"])
-            self._recorder.release(result)
+                engine = self._unless_revoked(self._engine, recorder)
+                result = check_batch(engine, model, batch["input_ids"], batch["attention_mask"], trace=trace)
+            recorder.release(result, trace)
         except BaseException as error:
-            self._recorder.failed(error)
+            recorder.failed(error, trace)
             raise
         return list(result.decisions)
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import re
+import os
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
 from typing import TYPE_CHECKING
 
-from steerguard.audit.events import ArtifactLoad, GuardError, PolicyLoad
+from steerguard.audit.content import require_content, row_content
+from steerguard.audit.events import ArtifactLoad, PolicyLoad, PolicySwap
 from steerguard.audit.fields import ArtifactPin, BudgetOutcome, PolicyReference, RecordedBudget
-from steerguard.audit.record import (
-    DecisionContext,
-    bypass_event,
-    decimal,
-    decision_event,
-    model_reference,
-    token_content,
-)
+from steerguard.audit.record import DecisionContext, bypass_event, decimal, decision_event, model_reference
+from steerguard.call_records import exceeded_event, failure_event, request_event
 from steerguard.errors import AuditError, SteerguardError
+from steerguard.load_records import is_not_verified, known_artifacts, not_verified, noted, reference_of, rejected
 from steerguard.registry.store import Evidence
 
 if TYPE_CHECKING:
@@ -26,27 +22,47 @@ if TYPE_CHECKING:
 
     from steerguard.audit.log import AuditLog
     from steerguard.decision import Decision
+    from steerguard.engine.call_trace import CallTrace
     from steerguard.engine.finish import GuidedResult
     from steerguard.plan.plan import Plan
+    from steerguard.policy.document import Policy
 
-
-_RECORDABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
-"""Names of errors that a record may carry; a foreign class can be called anything."""
+UNSAFE_PASSTHROUGH = "streaming strategy unsafe_passthrough: text leaves before its decision is recorded"
+"""The reason of its bypass: the policy states none."""
 
 
 class Recorder:
-    """Writes what one guard decides; collects it for callers that asked."""
+    """Writes what one guard decides; collects it for callers that asked.
 
-    def __init__(self, plan: Plan, audit: AuditLog, on_decision: Callable[[Decision], None] | None) -> None:
+    Args:
+        plan: the plan in force.
+        audit: where to.
+        on_decision: called with each decision, once all records of its call are written.
+        text: decodes token ids, for logs that redact or encrypt content; None where nothing decodes.
+
+    Raises:
+        AuditKeyError: the policy asks for content that the log cannot keep as it says.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        audit: AuditLog,
+        on_decision: Callable[[Decision], None] | None,
+        *,
+        text: Callable[[Sequence[int]], str] | None = None,
+    ) -> None:
         self.audit = audit
+        self._content = require_content(audit, plan.audit_content)
+        self._text = text
         self._plan = plan
         self._on_decision = on_decision
         self._collected: ContextVar[tuple[list[Decision], ...]] = ContextVar("steerguard_collected", default=())
         self._distances: Mapping[str, tuple[float, str]] = {}
         self._evidence: Mapping[str, Evidence] = {}
         self._context = _context(plan)
-        self._told: set[str] = set()
-        """Digests of the other plans that the log knows of."""
+        self._told: set[tuple[int, str]] = set()
+        """Policies that the log of each process knows of, by process id and digest: a forked child has its own log."""
 
     def loaded(
         self, distances: Mapping[str, tuple[float, str]], evidence: Mapping[str, Evidence] | None = None
@@ -77,18 +93,23 @@ class Recorder:
         self._policy_loaded()
 
     def under(self, plan: Plan) -> Recorder:
-        """Return a recorder of the same log for decisions under another plan, which the log learns of first.
+        """Return a recorder for decisions under a plan; the log of this process learns first what it does not know.
+
+        A policy for one request says the same of content as the one in force, or it does not tighten it.
 
         Raises:
             AuditError: the plan could not be recorded.
         """
+        if (os.getpid(), self._plan.policy_digest) not in self._told:
+            self.loaded(self._distances)
         if plan is self._plan:
             return self
         other = copy(self)
         other._plan, other._context = plan, _context(plan)  # noqa: SLF001 - of this class
-        if plan.policy_digest not in self._told:
-            other._policy_loaded()  # noqa: SLF001 - of this class
-            self._told.add(plan.policy_digest)
+        known = (os.getpid(), plan.policy_digest)
+        if known not in self._told:
+            self._swapped(other._context, plan)  # noqa: SLF001 - of this class
+            self._told.add(known)
         return other
 
     def _policy_loaded(self) -> None:
@@ -101,15 +122,61 @@ class Recorder:
                 artifacts=self._context.artifacts,
             )
         )
+        self._told.add((os.getpid(), self._plan.policy_digest))
+
+    def _swapped(self, context: DecisionContext, plan: Plan) -> None:
+        self.audit.record(
+            PolicySwap(
+                scope="request",
+                policy=context.policy,
+                plan=context.plan,
+                previous_policy=self._context.policy,
+                previous_plan=self._context.plan,
+                mode=plan.mode,
+                model=context.model,
+                artifacts=context.artifacts,
+            )
+        )
+
+    def refused(self, error: SteerguardError, document: Policy | None) -> None:
+        """Record that the policy of a request is refused, before its error is raised.
+
+        Args:
+            error: why; it gets a note when it cannot be recorded.
+            document: the policy; None where it could not be read.
+        """
+        self.not_verified(error, document, always=False)
+        policy = None if document is None else reference_of(document)
+        event = rejected(error, scope="request", policy=policy, in_force=self._context)
+        noted(error, lambda: self.audit.record(event))
+
+    def not_verified(self, error: SteerguardError, document: Policy | None = None, *, always: bool = True) -> None:
+        """Record that an artifact was not verified, or that the weights do not fit any more, before that is raised.
+
+        Args:
+            error: why; it gets a note when it cannot be recorded.
+            document: names artifacts beside those of the plan in force.
+            always: whether every error is one of this kind; else it is told from its class.
+        """
+        known = known_artifacts(document, plans=[self._plan])
+        if always or is_not_verified(error, known):
+            noted(error, lambda: self.audit.record(not_verified(error, known)))
 
     def use(self, audit: AuditLog) -> None:
-        """Go on with another log, which first says what is in force."""
-        previous, self.audit = self.audit, audit
+        """Go on with another log, which first says what is in force.
+
+        Raises:
+            AuditKeyError: the policy asks for content that the log cannot keep as it says.
+            AuditError: the log takes no record; the old one stays in use.
+        """
+        content = require_content(audit, self._plan.audit_content)
+        previous, self.audit = (self.audit, self._content), audit
         try:
+            self._content = content
             self.loaded(self._distances)
-            self._told.clear()
+            self._told = {(os.getpid(), self._plan.policy_digest)}
         except AuditError:
-            self.audit = previous
+            self.audit, self._content = previous
             raise
 
     def decided(self, decisions: Sequence[Decision], prompts: Sequence[tuple[int, ...]]) -> None:
@@ -123,8 +190,17 @@ class Recorder:
         for decision, prompt in zip(decisions, prompts, strict=True):
             self._record(decision, prompt, None)
 
-    def release(self, result: GuidedResult) -> None:
-        """Record every decision of a batch; only then may its text leave.
+    def streamed(self, trace: CallTrace) -> None:
+        """Record, before a streamed call begins, that its policy lets text leave before its decision is recorded.
+
+        Raises:
+            AuditError: the record could not be written; nothing may be streamed.
+        """
+        if self._plan.streaming == "unsafe_passthrough":
+            self.bypassed("unsafe_passthrough", UNSAFE_PASSTHROUGH, request=trace.request)
+
+    def release(self, result: GuidedResult, trace: CallTrace) -> None:
+        """Record every decision of a call and then the call; only then may its output and its reports leave.
 
         Raises:
             AuditError: a record could not be written.
@@ -136,6 +212,9 @@ class Recorder:
                 self.bypassed(
                     "unrecognised_prompt", allowed.reason or "", request=decision.request, expires=allowed.expires
                 )
+        for found in result.exceeded:
+            self.audit.record(exceeded_event(found, trace, self._context))
+        self.audit.record(request_event(result.decisions, trace, self._context))
         for decision in result.decisions:
             for reports in self._collected.get():
                 reports.append(decision)
@@ -150,7 +229,9 @@ class Recorder:
             decision_event(
                 decision,
                 self._context,
-                content=token_content(self.audit.key, prompt, answer),
+                content=row_content(
+                    self.audit, decision.request, decision.row, prompt, answer, text=self._text, mode=self._content
+                ),
                 budget=RecordedBudget(outcome=outcome, max_extra_forward_tokens=limit),
             )
         )
@@ -159,23 +240,10 @@ class Recorder:
         """Record that something passed without guidance because someone asked for it."""
         self.audit.record(bypass_event(kind, reason, request=request, expires=expires, context=self._context))
 
-    def failed(self, error: BaseException) -> None:
-        """Record that a request failed; when even that fails, say so on the error that is about to be raised."""
-        name = error.code if isinstance(error, SteerguardError) else type(error).__name__
-        code = name if _RECORDABLE.fullmatch(name) else "Exception"
-        event = GuardError(
-            req=None,
-            row=None,
-            stage="audit" if isinstance(error, AuditError) else "generate",
-            code=code,
-            outcome="raise",
-            policy=self._context.policy,
-            plan=self._context.plan,
-        )
-        try:
-            self.audit.record(event)
-        except AuditError as audit_error:
-            error.add_note(f"The audit log could not record this failure: {audit_error.code}.")
+    def failed(self, error: BaseException, trace: CallTrace) -> None:
+        """Record that a call failed; when even that fails, say so on the error that is about to be raised."""
+        event = failure_event(error, trace, self._context)
+        noted(error, lambda: self.audit.record(event))
 
     @contextmanager
     def collect(self) -> Iterator[list[Decision]]:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steerguard.errors import LooserPolicyError, WrapError
+from steerguard.errors import LooserPolicyError, SteerguardError, WrapError
 from steerguard.policy.document import Policy
 from steerguard.policy.load import load_policy
 
@@ -26,11 +26,18 @@ class RequestPolicies:
     Args:
         in_force: the engine of the policy that the model was wrapped with.
         compiled: returns the engine of a stricter policy; raises where it is not stricter.
+        refused: records that a policy is refused; called with the document, None where it could not be read.
     """
 
-    def __init__(self, in_force: Engine, compiled: Callable[[Policy], Engine]) -> None:
+    def __init__(
+        self,
+        in_force: Engine,
+        compiled: Callable[[Policy], Engine],
+        refused: Callable[[SteerguardError, Policy | None], None],
+    ) -> None:
         self._in_force = in_force
         self._compiled = compiled
+        self._refused = refused
         self._kept: OrderedDict[str, Engine] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -44,6 +51,7 @@ class RequestPolicies:
             PolicyError: the document is wrong, or a loosening in it has expired.
             LooserPolicyError: it does not tighten the policy in force.
             PlanError: it does not fit the model.
+            ArtifactError, TrustError, LockError: an artifact that it names is missing, or could not be verified.
         """
         if policy is None:
             return self._in_force
@@ -54,8 +62,16 @@ class RequestPolicies:
                 found=type(policy).__name__,
                 where="generate",
             )
-        # Loaded for every request: a file may have changed, and a loosening may have expired.
-        document = load_policy(policy)
+        document: Policy | None = None
+        try:
+            # Loaded for every request: a file may have changed, and a loosening may have expired.
+            document = load_policy(policy)
+            return self._engine_of(document)
+        except SteerguardError as error:
+            self._refused(error, document)
+            raise
+
+    def _engine_of(self, document: Policy) -> Engine:
         key = document.digest
         with self._lock:
             found = self._kept.get(key)

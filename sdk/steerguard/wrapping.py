@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from steerguard.artifacts.fingerprint import PROMPTS, Fingerprint, check_fingerprint, recorded_fingerprint
 from steerguard.artifacts.fit import fingerprint_entry
+from steerguard.artifacts.integrity import located
 from steerguard.audit.log import AuditLog
 from steerguard.binding import bound_program, require_compilable, verified_artifacts
 from steerguard.engine.compiled import CompiledExecutor
@@ -30,6 +31,7 @@ from steerguard.guarded_class import (
     original_class,
     require_removable,
 )
+from steerguard.load_records import Attempt, known_artifacts, noted
 from steerguard.models.blocks import decoder_blocks
 from steerguard.models.capture import measure_fingerprint
 from steerguard.models.chat import GenerationPrompt
@@ -118,75 +120,89 @@ def wrap(
         RegistryError: without a lock, in another mode than `enforce`: the registry does not answer.
         PlanError: policy, artifacts and model do not fit together.
         WrapError: the model is already wrapped.
-        AuditError: the audit log cannot be opened.
+        AuditError: the audit log cannot be opened, or cannot keep content as the policy says.
+
+    A policy that is not put in force and an artifact that is not verified are recorded too, in a log of their own where
+    none is open yet.
     """
     clock = _Clock()
     require_wrappable(model)
     require_arguments(policy=policy, mode=mode, executor=executor, audit=audit, trust=trust, lock=lock)
-    with clock.part("policy"):
-        document = load_policy(policy)
-    with clock.part("facts and tokenizer digest"):
-        facts = inspect_model(cast("Any", model), tokenizer)
-    blocks = decoder_blocks(cast("Any", model))
-    require_unfenced(blocks[0])
-    with clock.part("plan"):
-        # Before artifacts are looked for: those of a method that cannot run yet need not exist.
-        check_supported(document)
-        sourcing = open_sources(
-            registry,
-            trust=trust,
-            lock=lock,
-            enforce=(mode or document.mode) == "enforce",
-            references=artifact_needs(document),
-        )
-        resolved = resolve_artifacts(document, facts, sourcing.sources)
-        tell_warnings(resolved.values())
-        plan = compile_plan(document, facts, resolved, mode=mode)
-    with clock.part("artifacts"):
-        artifacts = verified_artifacts(plan, resolved)
-        device = model.device
-        program = bound_program(plan, artifacts, device=device)
-        if executor == "compiled":
-            require_compilable(program)
-        require_modality_ids(program, modality_ids(cast("Any", model)))
-    with clock.part("fingerprint"):
-        distances = _check_weights(model, tokenizer, facts, artifacts)
-    with clock.part("generation prompt and refusal"):
-        prompt = GenerationPrompt.from_tokenizer(tokenizer)
-        template = RefusalTemplate(plan.refusal_template, text_tokenizer(tokenizer))
+    attempt = Attempt()
+    with attempt.recorded_in(audit):
+        with clock.part("policy"):
+            document = attempt.document = load_policy(policy)
+            attempt.known = known_artifacts(document)
+        with clock.part("facts and tokenizer digest"):
+            facts = inspect_model(cast("Any", model), tokenizer)
+        blocks = decoder_blocks(cast("Any", model))
+        require_unfenced(blocks[0])
+        with clock.part("plan"):
+            # Before artifacts are looked for: those of a method that cannot run yet need not exist.
+            check_supported(document)
+            sourcing = open_sources(
+                registry,
+                trust=trust,
+                lock=lock,
+                enforce=(mode or document.mode) == "enforce",
+                references=artifact_needs(document),
+            )
+            attempt.known = known_artifacts(document, lock=sourcing.sources.lock)
+            resolved = resolve_artifacts(document, facts, sourcing.sources)
+            tell_warnings(resolved.values())
+            plan = compile_plan(document, facts, resolved, mode=mode)
+            attempt.known = known_artifacts(document, plans=[plan])
+        with clock.part("artifacts"):
+            artifacts = verified_artifacts(plan, resolved)
+            device = model.device
+            program = bound_program(plan, artifacts, device=device)
+            if executor == "compiled":
+                require_compilable(program)
+            require_modality_ids(program, modality_ids(cast("Any", model)))
+        with clock.part("fingerprint"):
+            distances = _check_weights(model, tokenizer, facts, artifacts)
+        with clock.part("generation prompt and refusal"):
+            prompt = GenerationPrompt.from_tokenizer(tokenizer)
+            template = RefusalTemplate(plan.refusal_template, text_tokenizer(tokenizer))
     with clock.part("audit"):
-        recorder = Recorder(plan, _audit_log(audit, plan), on_decision)
-        recorder.loaded(distances, {one.pin.digest: one.evidence for one in resolved.values()})
-    hooks = BlockHooks(blocks)
-    engine = Engine(
-        owner=object(),
-        program=program,
-        hooks=hooks,
-        compiled=CompiledExecutor(program, hooks, blocks) if executor == "compiled" else None,
-        generation_prompt=prompt,
-        template=template,
-        mode=plan.mode,
-        modality_ids=modality_ids(cast("Any", model)),
-        text=partial(text_tokenizer(tokenizer).decode, skip_special_tokens=True),
-        user_text=UserText.of(tokenizer, prompt),
-        artifacts=watched_artifacts(resolved, sourcing.trust),
-    )
-    guard = Guard(
-        engine=engine,
-        recorder=recorder,
-        model=model,
-        tokenizer=tokenizer,
-        setup_seconds=clock.seconds,
-        policies=RequestPolicies(
-            engine, lambda stricter: _tightened(stricter, engine, sourcing, artifacts, tokenizer, device)
-        ),
-        check_weights=lambda changed: _check_weights(changed, tokenizer, facts, artifacts),
-        revocations=revocations_of(sourcing.trust, sourcing.revocations, sourcing.pulled),
-    )
-    guarded = guarded_class(cast("Any", type(model)))
-    raise_fence(blocks[0], guard)
-    if engine.compiled is not None:
-        engine.compiled.install(model)
+        log = _audit_log(audit, plan)
+    with _closed_on_failure(log, own=log is not audit), attempt.recorded_in(log):
+        text = partial(text_tokenizer(tokenizer).decode, skip_special_tokens=True)
+        with clock.part("audit"):
+            recorder = Recorder(plan, log, on_decision, text=text)
+            recorder.loaded(distances, {one.pin.digest: one.evidence for one in resolved.values()})
+        hooks = BlockHooks(blocks)
+        engine = Engine(
+            owner=object(),
+            program=program,
+            hooks=hooks,
+            compiled=CompiledExecutor(program, hooks, blocks) if executor == "compiled" else None,
+            generation_prompt=prompt,
+            template=template,
+            mode=plan.mode,
+            modality_ids=modality_ids(cast("Any", model)),
+            text=text,
+            user_text=UserText.of(tokenizer, prompt),
+            artifacts=watched_artifacts(resolved, sourcing.trust),
+        )
+        guard = Guard(
+            engine=engine,
+            recorder=recorder,
+            model=model,
+            tokenizer=tokenizer,
+            setup_seconds=clock.seconds,
+            policies=RequestPolicies(
+                engine,
+                lambda stricter: _tightened(stricter, engine, sourcing, artifacts, tokenizer, device),
+                recorder.refused,
+            ),
+            check_weights=lambda changed: _check_weights(changed, tokenizer, facts, artifacts),
+            revocations=revocations_of(sourcing.trust, sourcing.revocations, sourcing.pulled),
+        )
+        guarded = guarded_class(cast("Any", type(model)))
+        raise_fence(blocks[0], guard)
+        if engine.compiled is not None:
+            engine.compiled.install(model)
     object.__setattr__(model, GUARD_ATTRIBUTE, guard)
     model.__class__ = guarded
     return model
@@ -267,6 +283,17 @@ def _audit_log(audit: AuditLog | Path | str | None, plan: Plan) -> AuditLog:
     return AuditLog.open(None if audit is None else Path(audit), content=plan.audit_content)
 
 
+@contextmanager
+def _closed_on_failure(log: AuditLog, *, own: bool) -> Iterator[None]:
+    """Close a log that `wrap` itself has opened when the block fails."""
+    try:
+        yield
+    except BaseException as error:
+        if own:
+            noted(error, log.close)
+        raise
+
+
 def _tightened(
     document: Policy,
     in_force: Engine,
@@ -324,6 +351,23 @@ def _check_weights(
         columns = [blocks.index(block) for block in entry.blocks]
         measured = Fingerprint(blocks=entry.blocks, directions=directions[:, columns])
         limit = str(entry.max_one_minus_cos)
-        found = check_fingerprint(recorded_fingerprint(artifacts[key], entry), measured, limit)
+        with _named(artifacts[key].manifest.reference):
+            found = check_fingerprint(recorded_fingerprint(artifacts[key], entry), measured, limit)
         distances[key] = (found, limit)
     return distances
+
+
+@contextmanager
+def _named(reference: str) -> Iterator[None]:
+    """Say in an error about an artifact's fingerprint which artifact it is."""
+    try:
+        with located(reference):
+            yield
+    except IncompatibleModelError as error:
+        raise IncompatibleModelError(
+            error.summary,
+            expected=error.expected,
+            found=error.found,
+            where=f"{reference}/{error.where}",
+            next_step=error.next_step,
+        ) from error.__cause__

@@ -220,7 +220,7 @@ def _failing_audit(_tmp_path):
         (ArtifactIntegrityError, _tampered),
         (IncompatibleModelError, _other_weights),
         (IncompatibleModelError, lambda _: {"policy": policy(settings="coefficient: 1.0, blocks: [9]")}),
-        (UnsupportedPlanError, lambda _: {"policy": policy(more="audit: {content: encrypted}")}),
+        (UnsupportedPlanError, lambda _: {"policy": policy(more="unrecognised_prompt: gate_every_turn")}),
         (AuditSinkError, _unwritable_audit),
         (AuditSinkError, _failing_audit),
     ],

@@ -58,7 +58,7 @@ def test_the_demonstration_of_the_registry_does_what_it_says(tmp_path, online):
     logs = [file.read_text() for file in (tmp_path / "audit").glob("*.jsonl")]
     records = [json.loads(line) for text in logs for line in text.splitlines()]
     assert [record["type"] for record in records].count("artifact.revoked") == 1
-    assert {report.status for report in verify_directory(tmp_path / "audit")} == {"ok"}
+    assert verify_directory(tmp_path / "audit").status == "ok"
 
     # Every step is a command with its seconds, and no key is printed.
     assert sum(line.startswith("$ steerguard ") for line in lines) == 11

@@ -12,7 +12,7 @@ from steerguard.audit.fields import escaped
 from steerguard.audit.log import AuditLog
 from steerguard.audit.record import bypass_event
 from steerguard.audit.sinks import MemorySink
-from steerguard.audit.verify import verify_bytes, verify_lines
+from steerguard.audit.verify import verify_bytes
 
 RECORDS = 8
 
@@ -73,7 +73,8 @@ def test_a_value_changed_into_another_valid_one_is_detected(lines, data):
     record = json.loads(lines[index])
     record["reason"] = data.draw(st.text(st.sampled_from("abc"), min_size=1))
     seen = []
-    report = verify_lines([*lines[:index], canonical_line(record) + b"\n", *lines[index + 1 :]], on_record=seen.append)
+    content = b"".join([*lines[:index], canonical_line(record) + b"\n", *lines[index + 1 :]])
+    report = verify_bytes(content, on_record=seen.append)
     assert report.first_bad is not None
     assert (report.first_bad.seq, report.first_bad.line, report.records) == (index, index + 1, index)
     assert seen == [json.loads(line) for line in lines[:index]]

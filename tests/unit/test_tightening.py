@@ -74,13 +74,15 @@ def test_the_audit_log_names_the_policy_and_plan_of_each_request():
         run(wrapped, prompts(1), policy=document)
         run(wrapped, prompts(1))
         own = wrapped.guard.plan.digest
-    loads = _records(sink, "policy.load")
-    assert [load["policy"]["name"] for load in loads] == ["test", "stricter"]
+    (load,), (swap,) = _records(sink, "policy.load"), _records(sink, "policy.swap")
+    assert (load["policy"]["name"], swap["policy"]["name"], swap["scope"]) == ("test", "stricter", "request")
+    assert (swap["previous_policy"], swap["previous_plan"]) == (load["policy"], load["plan"])
+    assert (swap["mode"], swap["model"]) == (load["mode"], load["model"])
     decisions = _records(sink)
     assert [record["policy"]["name"] for record in decisions] == ["test", "stricter", "stricter", "test"]
     assert [record["policy"]["digest"] for record in decisions][1] == document.digest
     assert decisions[0]["plan"] == decisions[3]["plan"] == own
-    assert decisions[1]["plan"] == decisions[2]["plan"] == loads[1]["plan"] != own
+    assert decisions[1]["plan"] == decisions[2]["plan"] == swap["plan"] != own
 
 
 def test_a_new_audit_log_learns_of_the_policy_of_a_request_again():
@@ -89,7 +91,8 @@ def test_a_new_audit_log_learns_of_the_policy_of_a_request_again():
         run(wrapped, prompts(1), policy=document)
         wrapped.guard.use_audit(memory_log(second))
         run(wrapped, prompts(1), policy=document)
-    assert [load["policy"]["name"] for load in _records(second, "policy.load")] == ["test", "stricter"]
+    assert [record["policy"]["name"] for record in _records(second, "policy.load")] == ["test"]
+    assert [record["policy"]["name"] for record in _records(second, "policy.swap")] == ["stricter"]
     assert len(_records(first)) == len(_records(second)) == 1
 
 
@@ -105,6 +108,13 @@ def test_a_looser_policy_is_refused_before_anything_runs_and_recorded_as_a_failu
             run(wrapped, prompts(1), policy=7)
     assert _records(sink) == []
     assert len(_records(sink, "guard.error")) == 5
+    found = _records(sink, "policy.reject")
+    assert [record["code"] for record in found] == ["LooserPolicyError"] * 3 + ["PolicyNotFoundError"]
+    assert [record["rejected"] and record["rejected"]["name"] for record in found] == ["stricter", "test", "test", None]
+    assert {(record["scope"], record["policy"]["name"], record["plan"]) for record in found} == {
+        ("request", "test", _records(sink, "policy.load")[0]["plan"])
+    }
+    assert _records(sink, "guard.request") == []
 
 
 def test_a_policy_is_compiled_once_and_few_are_kept(monkeypatch):
@@ -150,6 +160,7 @@ def test_scoring_takes_a_stricter_policy_too():
         with pytest.raises(LooserPolicyError), wrapped.guard.forward(policy=stricter(1.0)):
             wrapped(**batch)
     assert [decision.applied for decision in scoring.decisions[0]] == ["refuse", "refuse"]
+    assert [record["code"] for record in _records(sink, "policy.reject")] == ["LooserPolicyError"]
     assert {record["policy"]["name"] for record in _records(sink)} == {"stricter"}
 
 

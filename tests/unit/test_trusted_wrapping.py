@@ -75,10 +75,10 @@ def wrapped(project, sink=None, document=None, **named):
         log.close()
 
 
-def refused(kind, project, **named):
+def refused(kind, project, *, sink=None, **named):
     model = shared_model()
     before = state_of(model)
-    log = memory_log()
+    log = memory_log(sink)
     settings = {"trust": project.trust, "lock": project.lock, "document": project.policy, **named}
     document = settings.pop("document")
     with pytest.raises(kind) as caught:
@@ -169,10 +169,74 @@ def test_a_changed_policy_is_refused(project):
 
 
 def test_the_policy_of_a_request_must_be_locked_too(project):
-    with wrapped(project) as model:
+    sink = MemorySink()
+    with wrapped(project, sink) as model:
         stricter = on_the_hub(policy(threshold=-1.0, action="refuse"))
         with pytest.raises(LockMismatchError):
             model.generate(**prompts(1), max_new_tokens=2, policy=stricter)
+        failed, rejected, error = [json.loads(line) for line in sink.lines[-3:]]
+    assert (failed["type"], failed["ref"], failed["digest"]) == ("artifact.verify_failed", None, None)
+    assert (rejected["type"], rejected["scope"], rejected["rejected"]["digest"]) == (
+        "policy.reject",
+        "request",
+        stricter.digest,
+    )
+    assert (error["type"], error["stage"]) == ("guard.error", "load")
+    assert {failed["code"], rejected["code"], error["code"]} == {"LockMismatchError"}
+
+
+REFERENCES = {"harmful-intent": "harmful-intent/tiny@1.0.0", "inferaligner": "inferaligner/tiny@1.0.0"}
+
+
+def _altered(project):
+    for entry in project.pulled.entries():
+        file = project.pulled.folder(entry.digest) / "manifest.json"
+        file.write_bytes(file.read_bytes().replace(b"1.0.0", b"1.0.1"))
+
+
+def _unsigned(project):
+    for entry in project.pulled.entries():
+        for path in project.pulled.attestations(entry):
+            (project.pulled.folder(entry.digest) / path).unlink()
+
+
+def _revoked(project):
+    project.publish_list(revoked(family="inferaligner"))
+
+
+def _stale(project):
+    project.publish_list(sequence=3, age=timedelta(days=8))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "families"),
+    [
+        (_altered, ArtifactIntegrityError, {"harmful-intent", "inferaligner"}),
+        (_unsigned, SignatureError, {"harmful-intent", "inferaligner"}),
+        (_revoked, RevokedError, {"inferaligner"}),
+        (_stale, StaleError, set()),
+    ],
+)
+def test_what_is_not_verified_is_recorded_by_reference_digest_and_class(project, spoil, kind, families):
+    pinned = {f"{one.family}/{one.variant}@{one.version}": one.digest for one in read_lock(project.lock).artifacts}
+    sink = MemorySink()
+    spoil(project)
+    refused(kind, project, sink=sink)
+    _, failed, rejected, _ = [json.loads(line) for line in sink.lines]
+    assert (failed["type"], failed["code"]) == ("artifact.verify_failed", kind.__name__)
+    assert failed["ref"] in ({REFERENCES[family] for family in families} or {None})
+    assert failed["digest"] == pinned.get(failed["ref"])
+    assert (rejected["type"], rejected["scope"], rejected["code"]) == ("policy.reject", "guard", kind.__name__)
+    assert rejected["rejected"]["digest"] == project.policy.digest
+    assert (rejected["policy"], rejected["plan"]) == (None, None)
+
+
+def test_what_only_is_not_there_was_not_unverified(project):
+    sink = MemorySink()
+    shutil.rmtree(project.pulled.root / "artifacts")
+    refused(ArtifactNotFoundError, project, sink=sink)
+    kinds = [json.loads(line)["type"] for line in sink.lines]
+    assert kinds == ["log.open", "policy.reject", "log.close"]
 
 
 def test_an_edited_lock_is_refused(project):
@@ -236,11 +300,20 @@ def test_what_is_admitted_with_a_warning_is_logged(project, tmp_path):
         "unsigned_local: {action: allow, reason: built here for tests, expires: 2999-12-31}\n"
     )
     project.trust.write_text(text)
+    sink = MemorySink()
     with (
         structlog.testing.capture_logs() as logs,
-        wrapped(project, lock=None, registry=registry_for(shared_model()), document=policy()),
+        wrapped(project, sink, lock=None, registry=registry_for(shared_model()), document=policy()) as model,
     ):
-        pass
+        plan = model.guard.plan.digest
+        written = [json.loads(line) for line in sink.lines]
+    kinds = [record["type"] for record in written]
+    assert kinds == ["log.open", *["artifact.load", "guard.bypass"] * 2, "policy.load"]
+    bypasses = [record for record in written if record["type"] == "guard.bypass"]
+    assert {(record["kind"], record["reason"], record["expires"], record["req"]) for record in bypasses} == {
+        ("unsigned_artifact", "built here for tests", "2999-12-31", None)
+    }
+    assert {record["plan"] for record in bypasses} == {plan}
     told = [entry["warning"] for entry in logs if entry["event"] == "artifact_admitted_with_warning"]
     assert len(told) == 2
     assert all("built here for tests" in warning for warning in told)

@@ -22,12 +22,15 @@ from tests.guarded_models import (
 from torch import nn
 
 import steerguard
+from steerguard import wrapping
 from steerguard.errors import (
     AlreadyWrappedError,
     ArtifactFormatError,
     AuditSinkError,
+    IncompatibleModelError,
     MissingVariantError,
     NotWrappedError,
+    PolicyNotFoundError,
     SteerguardError,
     UnsupportedArchitectureError,
 )
@@ -221,3 +224,97 @@ refusal: {template: "No."}
         steerguard.wrap(
             shared_model(), document, tokenizer=tokenizer(), registry=registry_for(shared_model()), audit=memory_log()
         )
+
+
+def _only_log(folder):
+    """The records of the one log in a folder."""
+    (path,) = folder.glob("*.jsonl")
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def test_a_policy_that_is_refused_at_wrap_is_recorded_in_a_log_that_is_closed_again(tmp_path):
+    with pytest.raises(MissingVariantError):
+        steerguard.wrap(
+            fresh_model("llama", num_blocks=3),
+            policy(),
+            tokenizer=tokenizer(),
+            registry=registry_for(shared_model()),
+            audit=tmp_path / "audit",
+        )
+    opened, rejected, closed = _only_log(tmp_path / "audit")
+    assert (opened["type"], opened["content"], closed["type"]) == ("log.open", "none", "log.close")
+    assert (rejected["type"], rejected["scope"], rejected["code"]) == ("policy.reject", "guard", "MissingVariantError")
+    assert rejected["rejected"] == {"name": "test", "version": "1.0.0", "digest": policy().digest}
+
+
+def test_a_policy_that_cannot_be_read_is_recorded_without_its_name():
+    sink = MemorySink()
+    with pytest.raises(PolicyNotFoundError):
+        steerguard.wrap(shared_model(), "no-such-policy", tokenizer=tokenizer(), audit=memory_log(sink))
+    record = json.loads(sink.lines[1])
+    assert (record["type"], record["code"], record["rejected"]) == ("policy.reject", "PolicyNotFoundError", None)
+    assert b"no-such-policy" not in sink.content
+
+
+def test_where_the_refusal_cannot_be_recorded_the_error_says_so(tmp_path):
+    (tmp_path / "audit").write_text("not a folder")
+    with pytest.raises(PolicyNotFoundError) as caught:
+        steerguard.wrap(shared_model(), "no-such-policy", tokenizer=tokenizer(), audit=tmp_path / "audit")
+    assert caught.value.__notes__ == ["The audit log could not record this failure: AuditSinkError."]
+
+
+def test_a_log_that_wrap_opened_is_closed_when_wrap_fails_late(tmp_path, monkeypatch):
+    def fail(*_arguments):
+        raise UnsupportedArchitectureError("No fence can stand here.")
+
+    monkeypatch.setattr(wrapping, "raise_fence", fail)
+    model = shared_model()
+    before = state_of(model)
+    with pytest.raises(UnsupportedArchitectureError):
+        steerguard.wrap(model, policy(), tokenizer=tokenizer(), registry=registry_for(model), audit=tmp_path / "audit")
+    kinds = [record["type"] for record in _only_log(tmp_path / "audit")]
+    assert kinds[-3:] == ["policy.load", "policy.reject", "log.close"]
+    assert state_of(model) == before
+
+
+def test_a_log_of_the_callers_stays_open_when_wrap_fails():
+    sink = MemorySink()
+    log = memory_log(sink)
+    with pytest.raises(PolicyNotFoundError):
+        steerguard.wrap(shared_model(), "no-such-policy", tokenizer=tokenizer(), audit=log)
+    with guarded(shared_model(), audit=log) as wrapped:
+        run(wrapped, prompts(1))
+    log.close()
+    kinds = [json.loads(line)["type"] for line in sink.lines]
+    assert kinds[:2] == ["log.open", "policy.reject"]
+    assert "guard.decision" in kinds
+
+
+def test_other_weights_are_recorded_as_an_artifact_that_does_not_fit():
+    model, sink = fresh_model(), MemorySink()
+    with torch.no_grad():
+        for block in model.model.layers:
+            block.mlp.down_proj.weight.add_(torch.randn_like(block.mlp.down_proj.weight))
+    with pytest.raises(IncompatibleModelError):
+        steerguard.wrap(
+            model, policy(), tokenizer=tokenizer(), registry=registry_for(shared_model()), audit=memory_log(sink)
+        )
+    failed, rejected = [json.loads(line) for line in sink.lines[1:3]]
+    digests = {entry.reference: entry.digest for entry in registry_for(shared_model()).entries()}
+    assert (failed["type"], failed["code"]) == ("artifact.verify_failed", "IncompatibleModelError")
+    assert failed["digest"] == digests[failed["ref"]]
+    assert (rejected["type"], rejected["code"]) == ("policy.reject", "IncompatibleModelError")
+
+
+def test_weights_that_change_under_a_guard_are_recorded_when_they_do_not_fit():
+    sink = MemorySink()
+    with guarded(fresh_model(), registry=registry_for(shared_model()), audit=memory_log(sink)) as wrapped:
+        changed = {name: tensor + torch.randn_like(tensor) for name, tensor in wrapped.state_dict().items()}
+        with pytest.raises(IncompatibleModelError):
+            wrapped.load_state_dict(changed)
+        with pytest.raises(IncompatibleModelError):
+            run(wrapped, prompts(1))
+        failed, error = [json.loads(line) for line in sink.lines[4:]]
+    assert (failed["type"], failed["code"]) == ("artifact.verify_failed", "IncompatibleModelError")
+    assert failed["ref"] in {"harmful-intent/tiny@1.0.0", "inferaligner/tiny@1.0.0"}
+    assert (error["type"], error["code"], error["stage"]) == ("guard.error", "IncompatibleModelError", "load")

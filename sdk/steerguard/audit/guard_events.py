@@ -11,7 +11,6 @@ from steerguard.audit.fields import (
     Date,
     Digest,
     Identifier,
-    Label,
     Mode,
     ModelReference,
     Number,
@@ -55,8 +54,8 @@ class PolicySwap(EventBody):
 
     event_type = "policy.swap"
     scope: Literal["guard", "request"]
-    """`guard`: for everything from now on. `request`: the plan is known to the log from now on; which requests ran under it
-    their decisions say."""
+    """`guard`: for everything from now on; no guard of this version changes its policy, so none writes it. `request`: the
+    plan is known to the log from now on; which requests ran under it their decisions say."""
     policy: PolicyReference
     plan: Digest
     previous_policy: PolicyReference
@@ -176,7 +175,8 @@ class GuardRequest(EventBody):
     duration_us: Count
     """From the start of the call to this record, monotonic clock."""
     guard_us: Count
-    """Of that, the time outside the model's own generation loop: checks, planning, decisions and records."""
+    """Of that, the time outside of transformers' `generate` and its loop, or of the app's own pass in `forward`: checks,
+    planning, passes before the prefill, searches, decisions and records. What hooks do inside the loop is not in it."""
 
 
 class BudgetExceeded(EventBody):
@@ -191,8 +191,10 @@ class BudgetExceeded(EventBody):
     allowed: Count
     """The limit, in the unit of its name."""
     spent: Count | None
-    """What had been spent when it was reached, in the same unit; null where it is not counted."""
+    """What had been spent when it was reached, or what the row would have taken where nothing was begun, in the same unit;
+    null where it is not counted."""
     then: Literal["refuse", "fallback"]
+    """What the policy says follows; what was done the decision of the row says."""
 
 
 class GuardBypass(EventBody):
@@ -208,9 +210,10 @@ class GuardBypass(EventBody):
         "audit_failure",
         "unrecognised_prompt",
         "unsigned_artifact",
+        "unsafe_passthrough",
     ]
-    reason: Label
-    """The reason that the policy or the caller stated."""
+    reason: StatedReason
+    """The reason that the policy, the trust policy or the caller stated."""
     expires: Date | None
     policy: PolicyReference | None
     plan: Digest | None

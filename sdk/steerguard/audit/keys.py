@@ -82,7 +82,8 @@ class ContentKey:
         Raises:
             AuditKeyError: the file is missing, open to others, a symbolic link, not hexadecimal or too short.
         """
-        return cls(_from_hex(read_secret(path, _KIND).decode("ascii", "replace"), where=str(path)))
+        text = read_secret(path, _KIND).decode("ascii", "replace")
+        return cls(secret_from_hex(text, where=str(path), purpose=_KIND.purpose))
 
     @classmethod
     def from_environment(cls, variable: str = KEY_VARIABLE) -> Self | None:
@@ -92,7 +93,9 @@ class ContentKey:
             AuditKeyError: the variable is set but is not hexadecimal or too short.
         """
         text = os.environ.get(variable)
-        return None if text is None else cls(_from_hex(text, where=f"environment variable {variable}"))
+        if text is None:
+            return None
+        return cls(secret_from_hex(text, where=f"environment variable {variable}", purpose=_KIND.purpose))
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -106,13 +109,23 @@ class ContentKey:
         return key
 
 
-def _from_hex(text: str, *, where: str) -> bytes:
+def secret_from_hex(text: str, *, where: str, purpose: str) -> bytes:
+    """Return the bytes that hexadecimal digits spell.
+
+    Args:
+        text: digits, with white space around them.
+        where: the file or variable, for the message.
+        purpose: what the key is for, for the message.
+
+    Raises:
+        AuditKeyError: something else than hexadecimal digits; the message shows none of it.
+    """
     try:
         return bytes.fromhex(text.strip())
     except ValueError:
         # The cause names the offending digit, so it stays out of the message and of the traceback.
         raise AuditKeyError(
-            "The key for hashing content is not hexadecimal.",
+            f"The key for {purpose} is not hexadecimal.",
             where=where,
             expected=f"at least {2 * KEY_BYTES} hexadecimal digits",
         ) from None

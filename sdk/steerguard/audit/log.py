@@ -9,40 +9,69 @@ import platform
 import secrets
 import threading
 import weakref
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
-import platformdirs
 import structlog
 
-from steerguard.audit.chain import LOG_SUFFIX
+from steerguard.audit.anchor import Anchor, CheckpointSigner
+from steerguard.audit.checkpoint import SignedHead
+from steerguard.audit.checkpoint_keys import checkpoint_signer
+from steerguard.audit.content import Redactor
+from steerguard.audit.content_rule import ContentRule
 from steerguard.audit.events import EventBody, LogOpen
-from steerguard.audit.fields import ContentMode
+from steerguard.audit.fields import ContentMode, SealedContent
 from steerguard.audit.keys import ContentKey
-from steerguard.audit.sinks import NEW_LOG, AuditSink, FileSink
-from steerguard.audit.writer import ChainWriter, Receipt
-from steerguard.errors import AuditKeyError, AuditSinkError
+from steerguard.audit.last_records import Recoverer
+from steerguard.audit.note import NoteKey
+from steerguard.audit.opened_files import OpenedFiles, newest_log
+from steerguard.audit.opening import content_key, prepared_directory, required_sealing_key
+from steerguard.audit.receipt import Receipt
+from steerguard.audit.recovery import recover_logs
+from steerguard.audit.sealed_store import SealedStore
+from steerguard.audit.sealing import SealingKey
+from steerguard.audit.settings import CheckpointSettings, Durability, Rotation
+from steerguard.audit.sinks import NEW_LOG, AuditSink
+from steerguard.audit.writer import ChainWriter, WriterParts
+from steerguard.errors import AuditError, AuditSinkError
+from steerguard.signing.keys import Signer
 from steerguard.version import __version__
-
-KEY_FILE: Final = "content.key"
 
 
 class AuditLog:
-    """A hash-chained log of what the guard decided; open it with `AuditLog.open`.
+    """A hash-chained, signed log of what the guard decided; open it with `AuditLog.open`.
 
     Threads may share one log.
     A forked child does not write to its parent's log: its first record opens a log of its own in the same directory.
-    Other logs in the directory are never touched.
+    Other logs in the directory are never touched, but for those whose process died: these are finished (see `recovery`).
     """
 
     def __init__(
-        self, directory: Path | None, *, key: ContentKey | None, content: ContentMode, sink: AuditSink | None
+        self,
+        directory: Path | None,
+        *,
+        key: ContentKey | None,
+        content: ContentMode,
+        sealing: SealingKey | None,
+        redactors: tuple[Redactor, ...],
+        sink: AuditSink | None,
+        signer: CheckpointSigner | None,
+        checkpoints: CheckpointSettings,
+        durability: Durability,
+        rotation: Rotation,
     ) -> None:
         self._directory = directory
         self._key = key
         self._content: ContentMode = content
+        self._sealing = sealing
+        self._redactors = redactors
         self._own_sink = sink
+        self._signer = signer
+        self._checkpoints = checkpoints
+        self._durability = durability
+        self._rotation = rotation
         self._opening = threading.Lock()
         self._closed = False
         self._forked_from: str | None = None
@@ -58,28 +87,58 @@ class AuditLog:
         *,
         key: ContentKey | None = None,
         content: ContentMode = "hmac",
+        sealing: SealingKey | None = None,
+        redactors: Sequence[Redactor] = (),
         sink: AuditSink | None = None,
+        checkpoints: CheckpointSettings = CheckpointSettings(),  # noqa: B008 - immutable
+        durability: Durability = Durability(),  # noqa: B008 - immutable
+        rotation: Rotation = Rotation(),  # noqa: B008 - immutable
     ) -> Self:
-        """Open a new log and write its first record.
+        """Open a new log, write its first record, and finish the logs of the directory whose processes died.
 
         Args:
-            directory: where the file `<log id>.jsonl` goes; by default the user's log directory for steerguard.
+            directory: where the log's files go (see `layout`); by default the user's log directory for steerguard.
             key: key for hashing content; by default the environment variable `STEERGUARD_AUDIT_KEY`,
                 else the file `content.key` in the directory, which is made on first use.
-            content: `hmac` records keyed hashes of prompts and answers, `none` only their sizes.
-            sink: where the lines go instead of a file. Such a log ends at a fork: the child must open another.
+            content: `hmac` records keyed hashes of prompts and answers, `none` only their sizes, `encrypted` keeps them
+                sealed beside the log.
+            sealing: key for sealed content; by default the environment variable `STEERGUARD_AUDIT_SEALING_KEY`.
+            redactors: applied to prompts and answers, in order, before anything is made of them.
+            sink: where the lines go instead of files. Such a log ends at a fork: the child must open another. It has
+                no segments, and signs checkpoints only with a signer of the caller's.
+            checkpoints: who signs, how often, and where the checkpoints go besides the directory.
+            durability: when records are on the medium.
+            rotation: when the log goes on in a new segment.
 
         Raises:
             AuditSinkError: the log cannot be made.
-            AuditKeyError: the key is missing, open to others or too short.
+            AuditKeyError: a key is missing, open to others or malformed.
+            AuditError: sealed content is asked for without a directory.
         """
         if sink is None or directory is not None:
-            directory = _prepared(directory)
-        if content == "none":
+            directory = prepared_directory(directory)
+        if content == "encrypted":
+            key, sealing = None, required_sealing_key(sealing, sink)
+        elif content == "none":
             key = None
         elif key is None:
-            key = ContentKey.from_environment() or _directory_key(directory)
-        return cls(directory, key=key, content=content, sink=sink)
+            key = content_key(directory)
+        signer = checkpoint_signer(checkpoints, directory if sink is None else None)
+        log = cls(
+            directory,
+            key=key,
+            content=content,
+            sealing=sealing if content == "encrypted" else None,
+            redactors=tuple(redactors),
+            sink=sink,
+            signer=signer,
+            checkpoints=checkpoints,
+            durability=durability,
+            rotation=rotation,
+        )
+        if sink is None and directory is not None and signer is not None and log.log_id is not None:
+            recover_logs(directory, Recoverer(log=log.log_id, signer=signer, copies=checkpoints.copies))
+        return log
 
     @property
     def log_id(self) -> str | None:
@@ -88,14 +147,18 @@ class AuditLog:
 
     @property
     def path(self) -> Path | None:
-        """The log file; None when the log has a sink of the caller's, and as `log_id`."""
-        if self._directory is None or self._own_sink is not None or self._writer is None:
-            return None
-        return self._directory / f"{self._writer.log_id}{LOG_SUFFIX}"
+        """The current segment; None when the log has a sink of the caller's, and as `log_id`."""
+        segments = None if self._writer is None else self._writer.segments
+        return None if segments is None else segments.path
+
+    @property
+    def directory(self) -> Path | None:
+        """Where the log's files are; None when the log has a sink of the caller's and no directory."""
+        return self._directory
 
     @property
     def key(self) -> ContentKey | None:
-        """The key that content must be tagged with; None when the content mode is `none`."""
+        """The key that content must be tagged with; None when the content mode is not `hmac`."""
         return self._key
 
     @property
@@ -103,34 +166,110 @@ class AuditLog:
         """What is recorded of prompts and answers."""
         return self._content
 
+    @property
+    def redactors(self) -> tuple[Redactor, ...]:
+        """What prompts and answers pass through before anything is made of them."""
+        return self._redactors
+
+    @property
+    def checkpoint_key(self) -> NoteKey | None:
+        """The key that signs checkpoints, as verifiers pin it; None when none are signed."""
+        return None if self._signer is None else self._signer.key
+
     def record(self, body: EventBody) -> Receipt:
         """Record one event; the caller releases its output only after this has returned.
 
-        Refusals, bypasses and errors are on the medium when this returns; other records are with the operating system.
+        Refusals, bypasses and errors are on the medium when this returns; other records are with the operating system,
+        and on the medium as the log's durability says.
 
         Raises:
-            AuditSinkError: the line could not be written, or the log is closed or broken.
+            AuditSinkError: the line could not be written, a checkpoint or a new segment that was due before it could
+                not be made, or the log is closed or broken.
             AuditError: the event or a context variable of the host does not fit the schema of audit records.
         """
-        writer = self._writer
-        if writer is None:
-            with self._opening:
-                writer = self._writer or self._open_writer()
-        return writer.record(body)
+        return (self._writer or self._opened()).record(body)
 
-    def close(self) -> None:
-        """Write the last record, make the log durable and close it; a second call does nothing.
+    def seal(self, payload: bytes, *, req: str, row: int) -> SealedContent:
+        """Encrypt the content of a row into the log's side store; the record that names it must follow.
 
-        An open log is closed in the same way when the object is collected and when the process ends in an orderly way;
-        a failure is then not raised but reported once, as a warning to the logger `steerguard` of structlog.
+        Args:
+            payload: what only the holder of the sealing key may read.
+            req: id of the request.
+            row: number of the row.
 
         Raises:
-            AuditSinkError: the last record could not be written.
+            AuditSinkError: it could not be written.
+            AuditError: the content mode is not `encrypted`.
+        """
+        return (self._writer or self._opened()).seal(payload, req=req, row=row)
+
+    def checkpoint(self) -> SignedHead | None:
+        """Sign everything recorded so far, now; None when the log signs no checkpoints.
+
+        Raises:
+            AuditSinkError: it could not be signed, or kept in every place.
+        """
+        return (self._writer or self._opened()).checkpoint()
+
+    def rotate(self) -> None:
+        """Sign everything recorded so far and go on in a new segment, now.
+
+        Raises:
+            AuditSinkError: that failed; it is tried again before the next record if it was half done.
+            AuditError: the log has a sink of the caller's.
+        """
+        (self._writer or self._opened()).rotate()
+
+    def rotate_content_key(self, new: ContentKey, *, destroyed: bool = False) -> None:
+        """Tag content with another key from now on; content that was tagged under the old one meanwhile is refused.
+
+        Args:
+            new: the key.
+            destroyed: whether the old key was destroyed, so that nobody can link what it tagged any more.
+
+        Raises:
+            AuditSinkError: the change could not be recorded, and the old key stays.
+            AuditError: the content mode is not `hmac`.
+        """
+        old = self._key
+        if old is None:
+            raise AuditError(
+                "This log has no key for hashing content.", expected="content mode 'hmac'", found=self._content
+            )
+        writer = self._writer or self._opened()
+        writer.rotate_content_key(old.id, new.id, destroyed=destroyed, then=lambda: setattr(self, "_key", new))
+
+    def rotate_checkpoint_key(self, signer: Signer, name: str | None = None) -> None:
+        """Sign with another key from now on; a checkpoint with the signatures of both is made at once.
+
+        Args:
+            signer: the new key.
+            name: the name that it signs under; by default the one so far.
+
+        Raises:
+            AuditSinkError: the change could not be recorded or signed.
+            AuditKeyError: the name is not allowed.
+            AuditError: the log signs no checkpoints.
+        """
+        chosen = CheckpointSigner(self._checkpoints.name if name is None else name, signer)
+        writer = self._writer or self._opened()
+        writer.rotate_checkpoint_key(chosen, then=lambda: setattr(self, "_signer", chosen))
+
+    def close(self) -> None:
+        """Write the last record between two checkpoints, make the log durable and finished, and close it.
+
+        A second call does nothing. An open log is closed in the same way when the object is collected and when the
+        process ends in an orderly way; a failure is then not raised but reported once, as a warning to the logger
+        `steerguard` of structlog.
+
+        Raises:
+            AuditSinkError: the last records could not be written; the next process that opens a log finishes this one.
         """
         self._closed = True
         if self._writer is not None:
             self._finalizer.detach()
             self._writer.close()
+            self._writer.join()
 
     def __enter__(self) -> Self:
         return self
@@ -138,42 +277,79 @@ class AuditLog:
     def __exit__(self, *_exception: object) -> None:
         self.close()
 
+    def _opened(self) -> ChainWriter:
+        """Return the writer, opened if this is a forked child."""
+        with self._opening:
+            return self._writer or self._open_writer()
+
     def _open_writer(self) -> ChainWriter:
         if self._closed:
             raise _unavailable("the log is closed")
+        if self._own_sink is not None and self._forked_from is not None:
+            raise _unavailable("the log was opened with its own sink before this process was forked")
         log_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(8)}"
-        if self._own_sink is not None:
-            if self._forked_from is not None:
-                raise _unavailable("the log was opened with its own sink before this process was forked")
-            sink = self._own_sink
-        elif self._directory is not None:
-            sink = FileSink.create(self._directory / f"{log_id}{LOG_SUFFIX}")
-        else:
-            raise _unavailable("the log has neither a directory nor a sink")
         key_id = None if self._key is None else self._key.id
-        writer = ChainWriter(log_id, sink, key_id=key_id)
+        first = LogOpen(
+            sdk=__version__,
+            python=platform.python_version(),
+            pid=os.getpid(),
+            content=self._content,
+            key=key_id,
+            forked_from=self._forked_from,
+            durability=self._durability.mode,
+            unsynced_us=self._durability.unsynced_us,
+            unsynced_records=self._durability.unsynced_records,
+            checkpoint_key=None if self._signer is None else self._signer.key.text,
+            previous=None if self._own_sink is not None or self._directory is None else newest_log(self._directory),
+        )
+        files = None
+        if self._own_sink is None:
+            if self._directory is None:
+                raise _unavailable("the log has neither a directory nor a sink")
+            files = OpenedFiles.create(self._directory, log_id)
+        sink = files.segments if self._own_sink is None and files is not None else self._own_sink
+        assert sink is not None
+        writer = None
         try:
-            writer.record(
-                LogOpen(
-                    sdk=__version__,
-                    python=platform.python_version(),
-                    pid=os.getpid(),
-                    content=self._content,
-                    key=key_id,
-                    forked_from=self._forked_from,
-                    durability="never",
-                    unsynced_us=None,
-                    unsynced_records=None,
-                    checkpoint_key=None,
-                    previous=None,
+            writer = ChainWriter(
+                WriterParts(
+                    log_id=log_id,
+                    sink=sink,
+                    anchor=self._anchor(log_id, files),
+                    sealed=self._sealed_store(log_id),
+                    content=self._content_rule(),
+                    durability=self._durability,
+                    rotation=self._rotation,
+                    checkpoints=self._checkpoints,
                 )
             )
+            writer.record(first)
         except BaseException:
-            writer.abandon()
+            if writer is not None:
+                writer.abandon()
+            if files is not None:
+                files.discard()
             raise
         self._finalizer = weakref.finalize(self, _close_unattended, writer)
         self._writer = writer
         return writer
+
+    def _content_rule(self) -> ContentRule:
+        if self._content == "hmac":
+            return ContentRule(mode="hmac", key_id=None if self._key is None else self._key.id)
+        return ContentRule(mode=self._content, key_id=None if self._sealing is None else self._sealing.id)
+
+    def _anchor(self, log_id: str, files: OpenedFiles | None) -> Anchor | None:
+        if self._signer is None:
+            return None
+        return Anchor(log_id, self._signer, None if files is None else files.checkpoints, self._checkpoints.copies)
+
+    def _sealed_store(self, log_id: str) -> SealedStore | None:
+        if self._sealing is None or self._directory is None:
+            return None
+        store = SealedStore(self._directory, self._sealing)
+        store.begin(log_id, 0)
+        return store
 
     def _after_fork(self) -> None:
         """Leave the parent's log alone. Locks are replaced: another thread may have held them at the fork."""
@@ -183,11 +359,17 @@ class AuditLog:
             self._finalizer.detach()
             self._forked_from = writer.log_id
             if self._own_sink is None:
-                writer.abandon()
+                writer.abandon(forked=True)
 
 
 def _close_unattended(writer: ChainWriter) -> None:
-    """Close a log whose owner is gone: at collection and at exit nobody can catch an error, so it is only reported."""
+    """Close a log whose owner is gone; its own thread may have collected it while it holds the log's lock."""
+    if not writer.close_in_background(lambda: _close_reporting(writer)):
+        _close_reporting(writer)
+
+
+def _close_reporting(writer: ChainWriter) -> None:
+    """Close a log: at collection and at exit nobody can catch an error, so it is only reported."""
     try:
         writer.close()
     except Exception as error:  # noqa: BLE001 - a caller's sink can raise anything, and a finalizer must not
@@ -210,34 +392,6 @@ def _watch_forks() -> None:
 def _after_fork_in_child() -> None:
     for log in list(_LOGS):
         log._after_fork()  # noqa: SLF001 - same module
-
-
-def _prepared(directory: Path | None) -> Path:
-    directory = platformdirs.user_log_path("steerguard", appauthor=False) if directory is None else directory
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise AuditSinkError(
-            "The directory for audit logs cannot be made.", where=directory, found=error.strerror
-        ) from error
-    return directory.absolute()
-
-
-def _directory_key(directory: Path | None) -> ContentKey:
-    if directory is None:
-        raise AuditKeyError(
-            "A log with a sink of its own needs a key for hashing content.",
-            next_step="Pass key=, or content='none' to record sizes only.",
-        )
-    path = directory / KEY_FILE
-    if not path.exists():
-        try:
-            return ContentKey.create(path)
-        except AuditKeyError:
-            # Another process may have made it meanwhile; then that one is the key.
-            if not path.exists():
-                raise
-    return ContentKey.from_file(path)
 
 
 def _unavailable(found: str) -> AuditSinkError:

@@ -68,7 +68,7 @@ class NoteKey:
             AuditKeyError: it is not a verifier key for Ed25519, or its hash is not that of its key.
         """
         name, _, rest = text.strip().partition("+")
-        stated, _, encoded = rest.partition("+")
+        _, _, encoded = rest.partition("+")
         try:
             raw = base64.b64decode(encoded, validate=True)
             key = cls(name, PublicKey(raw[1:])) if raw[:1] == ED25519 else None
@@ -77,7 +77,7 @@ class NoteKey:
         if key is None or key.text != text.strip():
             raise AuditKeyError(
                 "This is not a verifier key for checkpoints.",
-                expected=f"<name>+{stated if key is None else key.hash}+<44 characters of base64>, as `steerguard audit keygen` prints it",
+                expected=f"<name>+{'<key hash>' if key is None else key.hash}+<44 characters of base64>, as `steerguard audit keygen` prints it",
                 found=f"{len(text)} characters",
                 next_step="Copy what `steerguard audit keygen` printed, or what the `.vkey` file beside the key holds.",
             )
@@ -179,7 +179,8 @@ def _signature(line: str) -> NoteSignature:
         raw = b"" if match is None else base64.b64decode(match[2], validate=True)
     except binascii.Error:
         raw = b""
-    if match is None or len(raw) < 5:
+    # Of the base64 forms of the same bytes only one counts, so that no character can be altered unnoticed.
+    if match is None or len(raw) < 5 or base64.b64encode(raw).decode("ascii") != match[2]:
         raise _malformed("lines of an em dash, a key name and base64")
     return NoteSignature(match[1], raw[:4].hex(), raw[4:])
 

@@ -8,21 +8,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, MutableMapping
-from datetime import UTC, datetime
 from typing import Any, Final, Protocol, cast
 from uuid import UUID
 
 import structlog
-from pydantic import ValidationError
 from structlog.contextvars import get_contextvars
 
-from steerguard.audit.chain import canonical_line
-from steerguard.audit.events import RECORD_VERSION, RECORDS
+from steerguard.audit.allow_list import SettledParts, admitted, opened
+from steerguard.audit.content_rule import ContentRule
+from steerguard.audit.events import RECORD_VERSION, EventBody
 from steerguard.audit.fields import CONTEXT_LENGTH, escaped
 from steerguard.errors import AuditError
 
 CONTEXT_NAMES: Final = ("request_id", "trace_id", "tenant")
 """The only names that are taken over from structlog's context variables."""
+
+DURABLE_TYPES: Final = frozenset(
+    {
+        "log.open",
+        "log.close",
+        "log.recovered",
+        "log.rotate",
+        "log.prune",
+        "log.hold",
+        "log.key_rotate",
+        "checkpoint",
+        "content.erased",
+        "policy.reject",
+        "artifact.verify_failed",
+        "artifact.revoked",
+        "budget.exceeded",
+        "guard.bypass",
+        "guard.error",
+    }
+)
+"""Events that a power cut must not lose in any mode of durability, besides decisions that refuse or hold an error."""
 
 Fields = MutableMapping[str, Any]
 Processor = Callable[[Any, str, Fields], Any]
@@ -46,19 +66,25 @@ class ChainEnd(Protocol):
 class AuditLogger(structlog.BoundLoggerBase):
     """A structlog logger with one method and no levels."""
 
-    def record(self, event_type: str, fields: dict[str, Any]) -> object:
+    def event(self, body: EventBody) -> object:
         """Send one event through the pipeline and return what the chain returned."""
-        return self._proxy_to_logger("append", event_type, fields=fields)
+        return self._proxy_to_logger("append", body=body)
 
 
-def audit_logger(chain: ChainEnd, *, key_id: str | None) -> AuditLogger:
+def audit_logger(chain: ChainEnd, *, content: ContentRule) -> AuditLogger:
     """Build the logger of one log.
 
     Args:
         chain: the wrapped logger; besides `ChainEnd` it has `append(line, *, durable)`.
-        key_id: id of the only key whose content tags may be recorded; None when no content tag may.
+        content: what may be recorded of prompts and answers; after a rotation of the key, build another logger.
     """
-    processors: list[Processor] = [stamp, carry_context, allow_listed, redaction(key_id), render]
+    processors: list[Processor] = [
+        stamp(WallClock()),
+        carry_context,
+        allow_listed,
+        redaction(content),
+        render(SettledParts()),
+    ]
     lazy = structlog.wrap_logger(
         chain,
         processors=processors,
@@ -69,18 +95,43 @@ def audit_logger(chain: ChainEnd, *, key_id: str | None) -> AuditLogger:
     return cast("AuditLogger", lazy.bind())
 
 
-def stamp(chain: ChainEnd, _method: str, event: Fields) -> Fields:
-    """Add the envelope: the caller holds the chain's lock until the line is written."""
-    return {
-        **event["fields"],
-        "v": RECORD_VERSION,
-        "type": event["event"],
-        "log": chain.log_id,
-        "seq": chain.seq,
-        "prev": chain.prev,
-        "t": datetime.now(UTC).isoformat(timespec="microseconds")[: -len("+00:00")] + "Z",
-        "mono": (time.monotonic_ns() - chain.opened_ns) // 1000,
-    }
+def stamp(clock: Callable[[], str]) -> Processor:
+    """Make the processor that opens the event and adds the envelope.
+
+    The caller holds the chain's lock until the line is written.
+    """
+
+    def add_envelope(chain: ChainEnd, _method: str, event: Fields) -> Fields:
+        body = event["body"]
+        record: Fields = opened(body)
+        record["v"] = RECORD_VERSION
+        record["type"] = body.event_type
+        record["log"] = chain.log_id
+        record["seq"] = chain.seq
+        record["prev"] = chain.prev
+        record["t"] = clock()
+        record["mono"] = (time.monotonic_ns() - chain.opened_ns) // 1000
+        return record
+
+    return add_envelope
+
+
+class WallClock:
+    """Tells the time in UTC as records write it: RFC 3339 with microseconds."""
+
+    __slots__ = ("_second", "_text")
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def __call__(self) -> str:
+        """Return the time now; the text of the second is kept for the next call."""
+        second, rest = divmod(time.time_ns(), 1_000_000_000)
+        if second != self._second:
+            self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second
+        return f"{self._text}.{rest // 1000:06d}Z"
 
 
 def carry_context(_chain: ChainEnd, _method: str, record: Fields) -> Fields:
@@ -90,11 +141,13 @@ def carry_context(_chain: ChainEnd, _method: str, record: Fields) -> Fields:
         AuditError: a bound value is neither text, integer nor UUID, or too long. Cutting it would merge two tenants.
     """
     bound = get_contextvars()
+    if not bound:
+        return record
     for name in CONTEXT_NAMES:
         value = bound.get(name)
         if value is None:
             continue
-        text = escaped(str(value)) if isinstance(value, (str, int, UUID)) else None
+        text = _context_text(value)
         if text is None or len(text) > CONTEXT_LENGTH:
             raise AuditError(
                 f"The context variable '{name}' cannot be recorded.",
@@ -107,67 +160,49 @@ def carry_context(_chain: ChainEnd, _method: str, record: Fields) -> Fields:
     return record
 
 
+def _context_text(value: object) -> str | None:
+    """Return the value escaped to ASCII; None for a value of another kind, or an integer too long to be written out."""
+    if isinstance(value, str):
+        return escaped(str.__str__(value))
+    if isinstance(value, int):
+        return str(int(value)) if value.bit_length() <= 4 * CONTEXT_LENGTH else None
+    return str(value) if isinstance(value, UUID) else None
+
+
 def allow_listed(_chain: ChainEnd, _method: str, record: Fields) -> Fields:
-    """Let a record pass only if its type's closed model admits every key and value.
+    """Let a record pass only as its type's closed model admits it.
 
     Raises:
         AuditError: something is not in the model. The message names the place, never the value.
     """
-    model = RECORDS.get(record["type"])
-    if model is None:
-        raise AuditError("This event type is not in the closed set of audit events.", expected=", ".join(RECORDS))
-    try:
-        model.model_validate(record)
-    except ValidationError as error:
-        raise refused_fields(error, where=record["type"]) from None
-    return record
+    return admitted(cast("dict[str, Any]", record))
 
 
-def refused_fields(error: ValidationError, *, where: str) -> AuditError:
-    """Translate a validation error without the values that it carries."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    # An unknown key is itself the caller's text, so only known names are shown.
-    path = ".".join(str(part) for part in (first["loc"][:-1] if first["type"] == "extra_forbidden" else first["loc"]))
-    return AuditError(
-        "The event does not fit the closed schema of audit records.",
-        where=f"{where} {path}".strip(),
-        found=first["msg"],
-    )
+def redaction(rule: ContentRule) -> Processor:
+    """Make the processor that refuses content which the log's mode and key do not admit."""
 
-
-def redaction(key_id: str | None) -> Processor:
-    """Make the processor that refuses content which is not a tag under the log's own key.
-
-    With `key_id` None no content tag passes at all: only sizes are recorded.
-    """
-    prefix = None if key_id is None else f"hmac:{key_id}:"
-
-    def refuse_content(_chain: ChainEnd, _method: str, record: Fields) -> Fields:
+    def refuse_content(chain: ChainEnd, _method: str, record: Fields) -> Fields:
         content = record.get("content")
-        if not isinstance(content, dict):
-            return record
-        for name in ("in", "out"):
-            tag = content[name]
-            if tag is not None and (prefix is None or not tag.startswith(prefix)):
-                raise AuditError(
-                    "The event holds content that this log must not hold.",
-                    where=f"content.{name}",
-                    expected="null, because the content mode is 'none'" if prefix is None else f"null or {prefix}…",
-                    next_step="Tag content with the log's own key.",
-                )
+        # `content` is also a field of `log.open`, where it is the mode.
+        if isinstance(content, dict):
+            rule.check(content, chain.log_id)
         return record
 
     return refuse_content
 
 
-def render(_chain: ChainEnd, _method: str, record: Fields) -> tuple[tuple[bytes], dict[str, bool]]:
-    """Turn the record into its line, and say whether it must be on the medium before the call returns."""
-    return (canonical_line(record),), {"durable": is_durable(record)}
+def render(parts: SettledParts) -> Callable[[Any, str, Fields], tuple[tuple[bytes], dict[str, bool]]]:
+    """Make the processor that turns a record into its line, and says whether it must be on the medium at return."""
+
+    def canonical(_chain: ChainEnd, _method: str, record: Fields) -> tuple[tuple[bytes], dict[str, bool]]:
+        return (parts.line(cast("dict[str, Any]", record)),), {"durable": is_durable(record)}
+
+    return canonical
 
 
 def is_durable(record: Fields) -> bool:
-    """Return whether a power cut must not lose this record: refusals, revocations, bypasses, errors, and the ends of a log."""
+    """Return whether a power cut must not lose this record, whatever the log's durability is."""
     kind = record["type"]
     if kind == "guard.decision":
         return bool(record["applied"] == "refuse" or record["err"] is not None)
-    return kind in {"artifact.revoked", "guard.bypass", "guard.error", "log.open", "log.close"}
+    return kind in DURABLE_TYPES

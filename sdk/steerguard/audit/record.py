@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import math
+import os
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import ValidationError
 
+from steerguard.audit.allow_list import refused_fields
 from steerguard.audit.events import ArtifactRevoked, GuardBypass, GuardDecision
 from steerguard.audit.fields import (
     LABEL_LENGTH,
@@ -16,23 +20,23 @@ from steerguard.audit.fields import (
     PolicyReference,
     RecordedBudget,
     RecordedContent,
-    RecordedDose,
     RecordedError,
-    RecordedReading,
-    RecordedSearch,
     RecordedThreshold,
-    RecordedUsage,
     escaped,
     escaped_label,
 )
-from steerguard.audit.keys import ContentKey
-from steerguard.audit.pipeline import refused_fields
 from steerguard.decision import Decision, Dose, Reading, SearchReport, Threshold
 from steerguard.errors import AuditError
 from steerguard.models.facts import ModelFacts
 
 if TYPE_CHECKING:
     from steerguard.trust.findings import Finding, WatchedArtifact
+
+
+_STATED_IN_DOCUMENTS: Final = frozenset({"unrecognised_prompt", "unsigned_artifact"})
+"""Bypasses whose reason a document states, which limits its length; reasons of callers are limited here."""
+_HUB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+"""`name` or `organisation/name`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +51,15 @@ class DecisionContext:
 
 
 def model_reference(facts: ModelFacts) -> ModelReference:
-    """Describe the model; of a name that is too long once escaped, the end is kept."""
-    return ModelReference(name=escaped(facts.name)[-LABEL_LENGTH:], architecture=facts.architecture, dtype=facts.dtype)
+    """Describe the model: a name on the Hub as it is, of a path its last component only.
+
+    The folders above say who uses the machine. What looks like `organisation/name` and is a folder here is a path.
+    Of a name that is too long once escaped, the end is kept.
+    """
+    name = facts.name
+    if _HUB_NAME.fullmatch(name) is None or os.path.isdir(name):  # noqa: PTH112 - never raises, whatever the name
+        name = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    return ModelReference(name=escaped(name)[-LABEL_LENGTH:], architecture=facts.architecture, dtype=facts.dtype)
 
 
 def decision_event(
@@ -65,67 +76,36 @@ def decision_event(
         AuditError: a value of the decision has no place in the closed schema, for example a threshold that is not finite.
     """
     try:
-        return GuardDecision(
-            req=decision.request,
-            row=decision.row,
-            policy=context.policy,
-            plan=context.plan,
-            model=context.model,
-            artifacts=context.artifacts,
-            mode=decision.mode,
-            readings=tuple(_reading(reading) for reading in decision.readings),
-            rules=decision.rules,
-            cause=decision.cause,
-            intended=decision.intended,
-            applied=decision.applied,
-            doses=tuple(_dose(dose) for dose in decision.doses),
-            usage=RecordedUsage(
-                prompt_tokens=decision.usage.prompt_tokens,
-                generated_tokens=decision.usage.generated_tokens,
-                extra_forward_tokens=decision.usage.extra_forward_tokens,
-            ),
-            budget=budget,
-            template_cut=decision.template_cut,
-            content=content,
-            err=err,
-            search=None if decision.search is None else _search(decision.search),
+        return GuardDecision.model_validate(
+            {
+                "req": decision.request,
+                "row": decision.row,
+                "policy": context.policy,
+                "plan": context.plan,
+                "model": context.model,
+                "artifacts": context.artifacts,
+                "mode": decision.mode,
+                "readings": tuple([_reading(reading) for reading in decision.readings]),
+                "rules": decision.rules,
+                "cause": decision.cause,
+                "intended": decision.intended,
+                "applied": decision.applied,
+                "doses": tuple([_dose(dose) for dose in decision.doses]),
+                "usage": {
+                    "prompt_tokens": decision.usage.prompt_tokens,
+                    "generated_tokens": decision.usage.generated_tokens,
+                    "extra_forward_tokens": decision.usage.extra_forward_tokens,
+                    "cached_tokens": decision.usage.cached_tokens,
+                },
+                "budget": budget,
+                "template_cut": decision.template_cut,
+                "content": content,
+                "err": err,
+                "search": None if decision.search is None else _search(decision.search),
+            }
         )
     except ValidationError as error:
         raise refused_fields(error, where=GuardDecision.event_type) from None
-
-
-def token_content(key: ContentKey | None, prompt: Sequence[int], answer: Sequence[int] | None) -> RecordedContent:
-    """Describe one row by its token ids, without padding; with `key` None only sizes are kept.
-
-    Raises:
-        AuditError: an id is not an integer from 0 to 2^32 - 1.
-    """
-    return RecordedContent.model_validate(
-        {
-            "form": "tokens",
-            "in": None if key is None else key.tag_tokens(prompt),
-            "out": None if key is None or answer is None else key.tag_tokens(answer),
-            "in_chars": None,
-            "out_chars": None,
-            "in_tokens": len(prompt),
-            "out_tokens": None if answer is None else len(answer),
-        }
-    )
-
-
-def text_content(key: ContentKey | None, prompt: str, answer: str | None) -> RecordedContent:
-    """Describe one row by its texts; with `key` None only sizes are kept."""
-    return RecordedContent.model_validate(
-        {
-            "form": "text",
-            "in": None if key is None else key.tag_text(prompt),
-            "out": None if key is None or answer is None else key.tag_text(answer),
-            "in_chars": len(prompt),
-            "out_chars": None if answer is None else len(answer),
-            "in_tokens": None,
-            "out_tokens": None,
-        }
-    )
 
 
 def bypass_event(
@@ -146,7 +126,7 @@ def bypass_event(
             {
                 "req": request,
                 "kind": kind,
-                "reason": escaped_label(reason),
+                "reason": escaped(reason) if kind in _STATED_IN_DOCUMENTS else escaped_label(reason),
                 "expires": expires,
                 "policy": None if context is None else context.policy,
                 "plan": None if context is None else context.plan,
@@ -186,52 +166,58 @@ def decimal(number: float) -> str:
     return text
 
 
-def _reading(reading: Reading) -> RecordedReading:
-    return RecordedReading(
-        source=reading.source,
-        score=None if reading.score is None else decimal(reading.score),
-        thresholds=tuple(_threshold(threshold) for threshold in reading.thresholds),
-        token=reading.token,
-        tolerance=decimal(reading.tolerance),
-        near=reading.near,
-    )
+def _reading(reading: Reading) -> dict[str, Any]:
+    return {
+        "source": reading.source,
+        "score": None if reading.score is None else decimal(reading.score),
+        "thresholds": tuple([_threshold(threshold) for threshold in reading.thresholds]),
+        "token": reading.token,
+        "tolerance": decimal(reading.tolerance),
+        "near": reading.near,
+    }
 
 
 def _threshold(threshold: Threshold) -> RecordedThreshold:
-    return RecordedThreshold(
-        rule=threshold.rule,
-        bound=threshold.bound,
-        value=decimal(threshold.value),
-        fpr=threshold.fpr,
-        place=threshold.place,
+    value = threshold.value
+    # The sign by itself: 0.0 and -0.0 are equal, but not the same decimal string.
+    return _recorded_threshold(
+        threshold.rule, threshold.bound, value, math.copysign(1.0, value), threshold.fpr, threshold.place
     )
 
 
-def _search(search: SearchReport) -> RecordedSearch:
-    return RecordedSearch(
-        step=search.step,
-        method=search.method,
-        outcome=search.outcome,
-        cost=None if search.cost is None else decimal(search.cost),
-        cost_budget=decimal(search.cost_budget),
-        cost_budget_fpr=search.cost_budget_fpr,
-        plain_cost=None if search.plain_cost is None else decimal(search.plain_cost),
-        kept_tokens=search.kept_tokens,
-        candidates=search.candidates,
-        candidates_drawn=search.candidates_drawn,
-        retries=search.retries,
-        halvings=search.halvings,
-        forward_tokens=search.forward_tokens,
-        late_ms=search.late_ms,
-    )
+@functools.lru_cache(maxsize=1024)
+def _recorded_threshold(
+    rule: str, bound: Literal["at_least", "below"], value: float, _sign: float, fpr: str | None, place: str | None
+) -> RecordedThreshold:
+    """Return the same part for the same threshold: plans have few, and a log writes a part that it knows faster."""
+    return RecordedThreshold(rule=rule, bound=bound, value=decimal(value), fpr=fpr, place=place)
 
 
-def _dose(dose: Dose) -> RecordedDose:
-    return RecordedDose(
-        step=dose.step,
-        method=dose.method,
-        open_blocks=dose.open_blocks,
-        coefficient=dose.coefficient,
-        positions=dose.positions,
-        expected_positions=dose.expected_positions,
-    )
+def _search(search: SearchReport) -> dict[str, Any]:
+    return {
+        "step": search.step,
+        "method": search.method,
+        "outcome": search.outcome,
+        "cost": None if search.cost is None else decimal(search.cost),
+        "cost_budget": decimal(search.cost_budget),
+        "cost_budget_fpr": search.cost_budget_fpr,
+        "plain_cost": None if search.plain_cost is None else decimal(search.plain_cost),
+        "kept_tokens": search.kept_tokens,
+        "candidates": search.candidates,
+        "candidates_drawn": search.candidates_drawn,
+        "retries": search.retries,
+        "halvings": search.halvings,
+        "forward_tokens": search.forward_tokens,
+        "late_ms": search.late_ms,
+    }
+
+
+def _dose(dose: Dose) -> dict[str, Any]:
+    return {
+        "step": dose.step,
+        "method": dose.method,
+        "open_blocks": dose.open_blocks,
+        "coefficient": dose.coefficient,
+        "positions": dose.positions,
+        "expected_positions": dose.expected_positions,
+    }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
-from typing import Final, Protocol, Self, runtime_checkable
+from typing import Final, NamedTuple, Protocol, Self, runtime_checkable
 
+from steerguard.audit.durable import is_removed, sync_directory, sync_file
 from steerguard.errors import AuditSinkError
 
 NEW_LOG: Final = "Call model.guard.use_audit(AuditLog.open(...)) to go on with a new log."
 """The next step when a log takes no more records."""
+REMOVED: Final = "the file was removed while the log was open"
 
 
 @runtime_checkable
@@ -70,6 +73,13 @@ class MemorySink:
         return b"".join(line + b"\n" for line in self.lines)
 
 
+class _Kept(NamedTuple):
+    """What a file holds. Replaced as a whole, so that no interrupt can split it."""
+
+    size: int
+    digest: hashlib._Hash
+
+
 class FileSink:
     """Appends lines to a file of its own, one `os.write` per line.
 
@@ -77,14 +87,16 @@ class FileSink:
     When that fails too, the sink refuses every later line.
 
     Args:
-        descriptor: an open, writable, empty file that nobody else writes to; the sink closes it.
+        descriptor: an open, writable file that nobody else writes to; the sink closes it.
         where: what to call it in error messages.
+        size: bytes that it holds.
+        digest: SHA-256 over them.
     """
 
-    def __init__(self, descriptor: int, *, where: str) -> None:
+    def __init__(self, descriptor: int, *, where: str, size: int = 0, digest: hashlib._Hash | None = None) -> None:
         self._descriptor = descriptor
         self._where = where
-        self._size = 0
+        self._kept = _Kept(size, digest or hashlib.sha256())
         self._broken = False
         self._closed = False
 
@@ -95,14 +107,10 @@ class FileSink:
         Raises:
             AuditSinkError: the file exists or cannot be made.
         """
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             descriptor = os.open(path, flags, 0o600)
-            directory = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_directory(path.parent)
         except OSError as error:
             raise AuditSinkError(
                 "The audit log file cannot be made.",
@@ -112,6 +120,30 @@ class FileSink:
             ) from error
         return cls(descriptor, where=str(path))
 
+    @classmethod
+    def resume(cls, path: Path, size: int, digest: hashlib._Hash) -> Self:
+        """Open a file to go on behind its first `size` bytes, and cut off the others.
+
+        Raises:
+            AuditSinkError: it cannot be opened or cut.
+        """
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                os.ftruncate(descriptor, size)
+                sync_file(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        except OSError as error:
+            raise AuditSinkError(
+                "An audit log cannot be continued.",
+                where=path,
+                found=error.strerror,
+                next_step="Free space or repair the directory, then try again.",
+            ) from error
+        return cls(descriptor, where=str(path), size=size, digest=digest)
+
     def write(self, line: bytes) -> None:
         """Append one line and a newline.
 
@@ -120,6 +152,7 @@ class FileSink:
         """
         self._require_usable()
         content = line + b"\n"
+        kept = self._kept
         try:
             written = os.write(self._descriptor, content)
         except OSError as error:
@@ -128,12 +161,22 @@ class FileSink:
         if written != len(content):
             self._cut_back()
             raise self._failure(f"{written} of {len(content)} bytes written")
-        self._size += written
+        self._kept = _with(kept, content)
 
     @property
     def size(self) -> int:
         """Bytes of all lines that are known to be whole."""
-        return self._size
+        return self._kept.size
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all lines that are known to be whole, hexadecimal."""
+        return self._kept.digest.hexdigest()
+
+    @property
+    def descriptor(self) -> int:
+        """The open file."""
+        return self._descriptor
 
     def settle(self, start: int, line: bytes) -> bool:
         """Adopt an interrupted line when the file holds all of it, cut it off otherwise; may be called again.
@@ -157,10 +200,12 @@ class FileSink:
         except OSError as error:
             self._broken = True
             raise self._failure(error.strerror) from error
-        if not start <= found <= end:
+        kept = self._kept
+        if not start <= found <= end or kept.size not in {start, found}:
             self._broken = True
             raise self._failure(f"{found} bytes where {start} to {end} were due")
-        self._size = end if found == end else start
+        if kept.size < found == end:
+            self._kept = _with(kept, line + b"\n")
         return found == end
 
     def sync(self) -> None:
@@ -171,13 +216,24 @@ class FileSink:
         """
         self._require_usable()
         try:
-            if hasattr(os, "fdatasync"):
-                os.fdatasync(self._descriptor)
-            else:
-                os.fsync(self._descriptor)
+            sync_file(self._descriptor)
+            removed = is_removed(self._descriptor)
         except OSError as error:
             self._broken = True
             raise self._failure(error.strerror) from error
+        if removed:
+            self._broken = True
+            raise self._failure(REMOVED)
+
+    def finish(self, mode: int) -> None:
+        """Give the file its last mode and close it; a second call does nothing.
+
+        Raises:
+            OSError: the mode cannot be changed.
+        """
+        if not self._closed:
+            os.fchmod(self._descriptor, mode)
+            self.close()
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
@@ -187,7 +243,7 @@ class FileSink:
 
     def _cut_back(self) -> None:
         try:
-            os.ftruncate(self._descriptor, self._size)
+            os.ftruncate(self._descriptor, self._kept.size)
         except OSError:
             self._broken = True
 
@@ -204,3 +260,9 @@ class FileSink:
             if self._broken or self._closed
             else "Free space or repair the directory, then try again.",
         )
+
+
+def _with(kept: _Kept, content: bytes) -> _Kept:
+    digest = kept.digest.copy()
+    digest.update(content)
+    return _Kept(kept.size + len(content), digest)

@@ -7,9 +7,9 @@ All hashes here are 32 raw bytes.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
 """Tree hash of no records."""
@@ -86,8 +86,7 @@ def root_of(leaves: Iterable[bytes]) -> bytes:
     return frontier.root()
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """The hash of the perfect subtree over the records from `start` to `start + width`."""
 
     start: int
@@ -96,50 +95,59 @@ class Node:
     hash: bytes
 
 
-def inclusion_path(
-    index: int, size: int, leaves: Iterable[bytes], *, first: int = 0, peaks: Sequence[bytes] = ()
-) -> list[bytes]:
-    """Return the audit path of one record (RFC 6962, section 2.1.1), from the leaf upwards.
+def inclusion_paths(
+    indices: Sequence[int], size: int, leaves: Iterable[bytes], *, first: int = 0, peaks: Sequence[bytes] = ()
+) -> list[list[bytes]]:
+    """Return the audit path of each record (RFC 6962, section 2.1.1), from the leaf upwards.
 
-    Memory grows with the logarithm of the size: the leaves are read once.
+    The leaves are read once. Memory grows with the number of paths and the logarithm of the size.
 
     Args:
-        index: of the record, from `first` to `size` - 1.
+        indices: of the records, from `first` to `size` - 1 each.
         size: records in the tree.
-        leaves: leaf hashes of the records from `first` to `size` - 1.
+        leaves: leaf hashes of the records from `first` to `size` - 1; what follows is not read.
         first: how many earlier records are known by `peaks` alone, because their segments were pruned.
         peaks: of the tree of size `first`.
 
     Raises:
-        ValueError: the index lies outside, or there are fewer leaves than the size says.
+        ValueError: an index lies outside, there are fewer leaves than the size says, or the peaks do not fit `first`.
     """
-    if not first <= index < size:
-        raise ValueError(f"record {index} is not one of {first} to {size - 1}")
-    wanted = _siblings(index, size)
+    for index in indices:
+        if not first <= index < size:
+            raise ValueError(f"record {index} is not one of {first} to {size - 1}")
+    spans = [_siblings(index, size) for index in indices]
+    wanted = {span for path in spans for span in path}
     found: dict[tuple[int, int], bytes] = {}
-    stack: list[Node] = []
-    start = 0
-    for bit in reversed(range(first.bit_length())):
-        if first >> bit & 1:
-            stack.append(Node(start, 1 << bit, peaks[len(stack)]))
-            start += 1 << bit
+    stack = _peak_nodes(Frontier(first, peaks))
     for node in stack:
-        _keep(node, wanted, found)
+        found[node.start, node.start + node.width] = node.hash
     position = first
-    for leaf in leaves:
-        if position == size:
-            break
-        node = Node(position, 1, leaf)
-        _keep(node, wanted, found)
-        while stack and stack[-1].width == node.width and stack[-1].start % (2 * node.width) == 0:
-            left = stack.pop()
-            node = Node(left.start, 2 * left.width, node_hash(left.hash, node.hash))
-            _keep(node, wanted, found)
-        stack.append(node)
+    for leaf in itertools.islice(leaves, max(size - first, 0)):
+        start, width, root = position, 1, leaf
+        if (start, start + 1) in wanted:
+            found[start, start + 1] = root
+        while position & width:
+            # The subtree before this one is as wide: together they are the next wider one.
+            start, _, left = stack.pop()
+            width, root = 2 * width, hashlib.sha256(b"\x01" + left + root).digest()
+            if (start, start + width) in wanted:
+                found[start, start + width] = root
+        stack.append(Node(start, width, root))
         position += 1
-    if position != size:
+    if position < size:
         raise ValueError(f"{position} records where {size} were due")
-    return [_span_hash(span, found, stack) for span in wanted]
+    return [[_span_hash(span, found, stack) for span in path] for path in spans]
+
+
+def inclusion_path(
+    index: int, size: int, leaves: Iterable[bytes], *, first: int = 0, peaks: Sequence[bytes] = ()
+) -> list[bytes]:
+    """Return the audit path of one record; see `inclusion_paths`.
+
+    Raises:
+        ValueError: as `inclusion_paths`.
+    """
+    return inclusion_paths([index], size, leaves, first=first, peaks=peaks)[0]
 
 
 def root_from_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
@@ -175,10 +183,15 @@ def _siblings(index: int, size: int) -> list[tuple[int, int]]:
     return spans[::-1]
 
 
-def _keep(node: Node, wanted: Sequence[tuple[int, int]], found: dict[tuple[int, int], bytes]) -> None:
-    span = (node.start, node.start + node.width)
-    if span in wanted:
-        found[span] = node.hash
+def _peak_nodes(frontier: Frontier) -> list[Node]:
+    """Return the perfect subtrees of a tree, largest first."""
+    nodes: list[Node] = []
+    start, size = 0, frontier.size
+    for peak in frontier.peaks:
+        width = 1 << (size - start).bit_length() - 1
+        nodes.append(Node(start, width, peak))
+        start += width
+    return nodes
 
 
 def _span_hash(span: tuple[int, int], found: dict[tuple[int, int], bytes], stack: Sequence[Node]) -> bytes:

@@ -139,9 +139,9 @@ def _short(text: str, limit: int = 150) -> str:
 def _show_log(console: Console, folder: Path) -> None:
     from steerguard.audit.verify import verify_directory
 
-    reports = verify_directory(folder)
-    for report in reports:
+    found = verify_directory(folder)
+    for report in found.logs:
         console.print(f"Audit log {report.log}: {report.records} records, {report.status}.", markup=False)
-    console.print(f"Look at it: steerguard audit show {folder}", markup=False, soft_wrap=True)
-    if any(report.status != "ok" for report in reports):
+    console.print(f"Look at it: steerguard audit query {folder}", markup=False, soft_wrap=True)
+    if found.status != "ok":
         raise typer.Exit(1)

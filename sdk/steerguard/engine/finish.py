@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from steerguard.decision import Decision, Usage
+from steerguard.engine.exceeded import before_answers
 from steerguard.engine.modality_columns import changeable_columns
 from steerguard.engine.outcome import decision, doses
 from steerguard.engine.refusal import FittedTemplate, replace_rows
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from steerguard.decision import Dose, SearchReport
+    from steerguard.engine.exceeded import ExceededLimit
     from steerguard.engine.loop import Engine, GuidedLoop
     from steerguard.engine.loop_settings import LoopSettings
     from steerguard.engine.outcome import RowVerdict
@@ -44,6 +46,8 @@ class GuidedResult:
     """Returned token ids, padding left out."""
     prompt_width: int = 0
     """Columns of the prompt."""
+    exceeded: tuple[ExceededLimit, ...] = ()
+    """Limits of the budget that made rows refuse or fall back, by returned sequence."""
 
     @property
     def generated(self) -> Tensor:
@@ -103,6 +107,9 @@ def finish(
     # A kept answer may hold the padding id; its search knows where it ended.
     kept = {index: searched[row].own for index, row in enumerate(rows) if row in searched}
     answers = tuple(replaced.get(index, kept.get(index, ids)) for index, ids in enumerate(own))
+    reached = [
+        replace(one, row=index) for index, row in enumerate(rows) if row in searched for one in searched[row].exceeded
+    ]
     decisions = tuple(
         sequence_decision(
             engine,
@@ -124,6 +131,7 @@ def finish(
         prompts=tuple(prompts[row] for row in rows),
         answers=answers,
         prompt_width=settings.prompt_width,
+        exceeded=(*before_answers(run.request.exceeded, rows, decisions), *reached),
     )
 
 

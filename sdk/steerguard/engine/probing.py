@@ -19,6 +19,7 @@ from transformers import DynamicCache
 
 from steerguard.engine.active import activity
 from steerguard.engine.arguments import unsupported
+from steerguard.engine.exceeded import exceeded
 from steerguard.engine.loop_inputs import CACHES, LOOP_ARGUMENTS
 from steerguard.engine.relatives import sibling_of
 from steerguard.engine.schedules import first_changed
@@ -75,6 +76,12 @@ def limit_forward_tokens(request: GuidedRequest, *, steers: bool) -> None:
     found = [request.copies * plan.cost.extra_forward_tokens(length, extra_passes=passes) for length in lengths]
     if max(found) > plan.max_extra_forward_tokens:
         request.limit([tokens <= plan.max_extra_forward_tokens for tokens in found])
+        request.exceeded += tuple(
+            one
+            for row, tokens in enumerate(found)
+            if tokens > plan.max_extra_forward_tokens
+            for one in exceeded(plan, row, "max_extra_forward_tokens", tokens)
+        )
 
 
 def prefill_of(model: Any, input_ids: Tensor, generation_config: Any, inputs: Mapping[str, Any]) -> Forward:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from steerguard.engine.exceeded import ExceededLimit
     from steerguard.engine.hooks import Hook, Place
     from steerguard.engine.program import BlockProgram, Program
 
@@ -62,6 +63,8 @@ class GuidedRequest:
     """Told after each step of beam search which prompts' searches have ended, bool `[prompts]`; None: nobody asks."""
     extra_passes = 0
     """How many passes over the prompt were made before the prefill."""
+    exceeded: tuple[ExceededLimit, ...] = ()
+    """Why rows are not within the budget."""
     first_column = 0
     """The first column that the prefill brings; those before it lie in a cache and are neither read nor changed."""
     passing: int | None = OUTSIDE

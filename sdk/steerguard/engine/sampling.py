@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import secrets
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from steerguard.engine.active import activity
 from steerguard.engine.arguments import CACHE, unsupported
 from steerguard.engine.cache_kinds import unknown_kind
+from steerguard.engine.exceeded import exceeded, mebibytes
 from steerguard.engine.finish import (
     GuidedResult,
     finish,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
     from steerguard.decision import Decision
+    from steerguard.engine.call_trace import CallTrace
     from steerguard.engine.own_caches import CacheTurn
 
     Record = Callable[[tuple[Decision, ...], tuple[tuple[int, ...], ...]], None]
@@ -58,6 +59,7 @@ def guided_sample(
     generation_config: Any,
     record: Record,
     turn: CacheTurn,
+    trace: CallTrace,
     beams: bool = False,
     **loop_arguments: Any,
 ) -> GuidedResult:
@@ -74,6 +76,8 @@ def guided_sample(
         generation_config: the effective settings.
         record: writes what was decided before there is an answer, for a streamer that releases tokens at once.
         turn: the call and the cache that the app brought to it.
+        trace: the call; transformers' loop is not counted as time of the guard, with all that hooks and callbacks do in
+            it, but for the records written there.
         beams: whether the loop is beam search.
         loop_arguments: everything else, passed on unchanged.
     """
@@ -95,12 +99,12 @@ def guided_sample(
     turn.settle(request, input_ids, plain=not set(_given(loop_arguments)) - PLAIN_INPUTS)
     # Read before the loop: an app's callbacks hold the same tensor.
     prompts, prompt_ids = unpadded(input_ids, prompt_mask), input_ids.clone()
-    request_id = secrets.token_hex(16)
     streamer = loop_arguments.get("streamer")
-    on_verdicts = None
+    on_verdicts = _decided(trace)
     if isinstance(streamer, GuardedStreamer):
         streamer.start(request, engine.program.plan.streaming, pad=settings.pad)
-        on_verdicts = _release_of(streamer, engine, prompts, request_id, record)
+        on_verdicts = _release_of(streamer, engine, prompts, trace, record)
+    trace.stage = "detect"
     probe(engine, request, prefill_of(model, input_ids, generation_config, loop_arguments))
     searches = None
     asked = functools.cache(lambda row: engine.user_text(prompts[row]))
@@ -110,7 +114,7 @@ def guided_sample(
     run = GuidedLoop(engine, request, settings, on_verdicts, searches)
     try:
         run.start()
-        with activity(request):
+        with activity(request), trace.outside():
             output = original(
                 input_ids,
                 logits_processor=run.processors(logits_processor),
@@ -137,8 +141,8 @@ def guided_sample(
             text=engine.text,
         )
         answers = searches.answers(sequences[:, settings.prompt_width :])
-        found = search_rows(batch, answers, run.broken_rows())
-    result = finish(engine, run, output, prompts, request_id, found)
+        found = search_rows(batch, answers, run.broken_rows(), trace)
+    result = finish(engine, run, output, prompts, trace.request, found)
     cache = turn.cache if turn.cache is not None else _returned(result.output, loop_arguments.get(CACHE))
     if not isinstance(result.output, torch.Tensor) and CACHE in result.output:
         result.output[CACHE] = cache
@@ -194,18 +198,19 @@ def new_request(
     scores_answers: bool = False,
 ) -> GuidedRequest:
     """Return the request for one batch: prompt ends located, budget checked."""
-    limit = engine.program.plan.max_extra_memory_bytes
-    rows = input_ids.shape[0]
+    plan, rows = engine.program.plan, input_ids.shape[0]
+    limit, needed = plan.max_extra_memory_bytes, plan.cost.extra_bytes(rows)
+    within = limit is None or needed <= limit
     prompt = engine.generation_prompt
     ends = (None,) * rows if prompt is None else prompt.ends(input_ids, prompt_mask)
-    return GuidedRequest(
+    request = GuidedRequest(
         owner=engine.owner,
         program=engine.program,
         prompt_mask=prompt_mask,
         ends=ends,
         steers=engine.mode == "enforce",
         cached=cached,
-        within_budget=limit is None or engine.program.plan.cost.extra_bytes(rows) <= limit,
+        within_budget=within,
         revoked=engine.revoked,
         most_passes=most_passes,
         copies=copies,
@@ -214,6 +219,10 @@ def new_request(
             engine.program, input_ids, engine.modality_ids, scored_behind=ends if scores_answers else None
         ),
     )
+    if not within:
+        found = (exceeded(plan, row, "max_extra_memory_mib", mebibytes(needed)) for row in range(rows))
+        request.exceeded = tuple(one for ones in found for one in ones)
+    return request
 
 
 def unpadded(input_ids: Tensor, prompt_mask: Tensor) -> tuple[tuple[int, ...], ...]:
@@ -224,27 +233,38 @@ def unpadded(input_ids: Tensor, prompt_mask: Tensor) -> tuple[tuple[int, ...], .
     )
 
 
+def _decided(trace: CallTrace) -> Callable[[GuidedLoop], None]:
+    """Return what happens once the verdicts are taken where nothing is streamed."""
+
+    def decided(_run: GuidedLoop) -> None:
+        trace.stage = "generate"
+
+    return decided
+
+
 def _release_of(
     streamer: GuardedStreamer,
     engine: Engine,
     prompts: Sequence[tuple[int, ...]],
-    request_id: str,
+    trace: CallTrace,
     record: Record,
 ) -> Callable[[GuidedLoop], None]:
     """Return what happens once the verdicts are taken: they are recorded where needed, and tokens may leave."""
 
     def release(run: GuidedLoop) -> None:
+        trace.stage = "generate"
         fitted, rows = fitted_template(engine, run), returned_rows(run)
         if streamer.records_first:
-            record(
-                tuple(
-                    sequence_decision(
-                        engine, run, request_id, index, run.verdicts[row], (), len(prompts[row]), (), fitted
-                    )
-                    for index, row in enumerate(rows)
-                ),
-                tuple(prompts[row] for row in rows),
-            )
+            with trace.inside():
+                record(
+                    tuple(
+                        sequence_decision(
+                            engine, run, trace.request, index, run.verdicts[row], (), len(prompts[row]), (), fitted
+                        )
+                        for index, row in enumerate(rows)
+                    ),
+                    tuple(prompts[row] for row in rows),
+                )
         refused = {index for index, row in enumerate(rows) if run.verdicts[row].applied == "refuse"}
         streamer.decided(dict.fromkeys(refused, fitted.ids), run.broken_rows, run.stopped_rows)
 

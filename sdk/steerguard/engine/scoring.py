@@ -7,7 +7,6 @@ the answer to be scored, and its tokens get what generated ones would get. So th
 from __future__ import annotations
 
 import inspect
-import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,8 @@ import torch
 from steerguard.decision import Decision, Usage
 from steerguard.engine.active import ACTIVE, Stretch, activity, require_permission
 from steerguard.engine.arguments import check_shapes
+from steerguard.engine.call_trace import CallTrace
+from steerguard.engine.exceeded import before_answers
 from steerguard.engine.finish import GuidedResult
 from steerguard.engine.modality_columns import changeable_columns
 from steerguard.engine.outcome import RowVerdict, decision, doses, read_verdicts
@@ -69,8 +70,8 @@ class Scoring(Stretch):
         *,
         require_intact: Callable[[Any], None],
         at_start: Callable[[Engine], Engine],
-        release: Callable[[GuidedResult], None],
-        failed: Callable[[BaseException], None],
+        release: Callable[[GuidedResult, CallTrace], None],
+        failed: Callable[[BaseException, CallTrace], None],
     ) -> None:
         super().__init__(engine.owner)
         self.decisions: list[tuple[Decision, ...]] = []
@@ -94,12 +95,13 @@ class Scoring(Stretch):
             AuditError: a decision could not be recorded; no logits are returned.
             GuidanceError: guidance failed; no logits are returned.
         """
+        trace = CallTrace("forward")
         try:
             self._require_intact(model)
-            result = _score(self._at_start(self._engine), model, plain, _inputs(model, arguments, named))
-            self._release(result)
+            result = _score(self._at_start(self._engine), model, plain, _inputs(model, arguments, named), trace)
+            self._release(result, trace)
         except BaseException as error:
-            self._failed(error)
+            self._failed(error, trace)
             raise
         self.decisions.append(result.decisions)
         return result.output
@@ -156,7 +158,9 @@ def _inputs(model: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]) ->
     return {name: value for name, value in given.items() if name in GUIDED_INPUTS}
 
 
-def _score(engine: Engine, model: Any, plain: Callable[..., Any], inputs: Mapping[str, Any]) -> GuidedResult:
+def _score(
+    engine: Engine, model: Any, plain: Callable[..., Any], inputs: Mapping[str, Any], trace: CallTrace
+) -> GuidedResult:
     if engine.program.watches:
         raise _unsupported("a rolling guard, which reads answers while they are generated,")
     input_ids, attention = inputs["input_ids"], inputs.get("attention_mask")
@@ -164,7 +168,9 @@ def _score(engine: Engine, model: Any, plain: Callable[..., Any], inputs: Mappin
     request = new_request(engine, input_ids, mask, cached=False, scores_answers=True)
     # Read before the pass, whose hooks belong to the app too.
     prompts = unpadded(input_ids, mask)
-    output = _passed(engine, request, plain, {**inputs, **_positions(model, input_ids, attention)})
+    trace.stage = "detect"
+    output = _passed(engine, request, plain, {**inputs, **_positions(model, input_ids, attention)}, trace)
+    trace.stage = "generate"
     columns = Columns.of(request, mask, logits_to_keep=inputs.get("logits_to_keep"))
     verdicts = read_verdicts(request, engine.mode)
     attended = mask.long().tolist()
@@ -173,11 +179,10 @@ def _score(engine: Engine, model: Any, plain: Callable[..., Any], inputs: Mappin
     )
     row_doses = doses(request, verdicts, attended, 0, changeable)
     verdicts = _refuse_broken(verdicts, columns.broken(output.logits))
-    request_id = secrets.token_hex(16)
     decisions = tuple(
         decision(
             request,
-            request_id=request_id,
+            request_id=trace.request,
             row=row,
             mode=engine.mode,
             verdict=verdict,
@@ -195,16 +200,24 @@ def _score(engine: Engine, model: Any, plain: Callable[..., Any], inputs: Mappin
     )
     final = _returned(engine, model, output, columns, verdicts, inputs.get("labels"))
     object.__setattr__(final, "guidance", decisions)
-    return GuidedResult(output=final, decisions=decisions, prompts=prompts, answers=((),) * len(prompts))
+    return GuidedResult(
+        output=final,
+        decisions=decisions,
+        prompts=prompts,
+        answers=((),) * len(prompts),
+        exceeded=tuple(before_answers(request.exceeded, range(request.rows), decisions)),
+    )
 
 
-def _passed(engine: Engine, request: GuidedRequest, plain: Callable[..., Any], inputs: Mapping[str, Any]) -> Any:
+def _passed(
+    engine: Engine, request: GuidedRequest, plain: Callable[..., Any], inputs: Mapping[str, Any], trace: CallTrace
+) -> Any:
     """Run the model over the rows: once, or twice where the verdict would come too late."""
     named = {**inputs, "use_cache": False, "return_dict": True}
     probe(engine, request, lambda _chunk: plain(**{name: named[name] for name in named if name != "labels"}))
     hooks = engine.hooks.install(request.prefill_hooks())
     try:
-        with activity(request), torch.no_grad():
+        with activity(request), torch.no_grad(), trace.outside():
             return plain(**named)
     finally:
         hooks.remove()

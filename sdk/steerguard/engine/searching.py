@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -13,6 +13,7 @@ from steerguard.critics.cost import CostInputs
 from steerguard.decision import SearchReport
 from steerguard.engine.answer_states import AnswerSums
 from steerguard.engine.branch_steps import BranchSteps, PrefilledRow
+from steerguard.engine.exceeded import SEARCH_LIMITS, exceeded
 from steerguard.engine.forks import kept_bytes, row_of
 from steerguard.engine.loop_inputs import decode_inputs
 from steerguard.engine.proposer import Prefixes, TransformersProposer
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from steerguard.decision import Cause, SearchOutcome
+    from steerguard.engine.call_trace import CallTrace
+    from steerguard.engine.exceeded import ExceededLimit
     from steerguard.engine.loop import GuidedLoop
     from steerguard.engine.search_rows import SearchRows
     from steerguard.guidance.search.search_guidance import SearchGuidance
@@ -47,6 +50,8 @@ class RowSearch:
     """None where an answer is returned."""
     own: tuple[int, ...]
     """What the loop wrote, without padding; it is returned where `tokens` and `refused_because` are None."""
+    exceeded: tuple[ExceededLimit, ...] = ()
+    """The limits that ended a search without an answer, in order; `row` is the row of the loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,19 +73,23 @@ class Batch:
     text: Callable[[Sequence[int]], str]
 
 
-def search_rows(batch: Batch, answers: Sequence[tuple[int, ...]], skipped: set[int]) -> dict[int, RowSearch]:
+def search_rows(
+    batch: Batch, answers: Sequence[tuple[int, ...]], skipped: set[int], trace: CallTrace
+) -> dict[int, RowSearch]:
     """Search for every row that must be searched for.
 
     Args:
         batch: the batch, its loop ended.
         answers: what the loop generated for each row until the row ended; filler where a row searches from its first block.
         skipped: rows that are refused already.
+        trace: the call, which learns what is worked on.
 
     Returns:
         By row, what came of it; rows without a search are missing.
     """
     if batch.rows.random is not None:
         batch.rows.random.restore()
+    trace.stage = "guide"
     found: dict[int, RowSearch] = {}
     ledgers: dict[int, Ledger] = {}
     for row, guidance in enumerate(batch.rows.guidance):
@@ -91,7 +100,9 @@ def search_rows(batch: Batch, answers: Sequence[tuple[int, ...]], skipped: set[i
                 ledgers[prompt] = _ledger(batch, row)
                 # Rows wait for each other, so there is one time for all of them.
                 ledgers[prompt].began = next(iter(ledgers.values())).began
+            trace.row = row
             found[row] = _RowSearcher(batch, row, guidance, answers[row], ledgers[prompt]).run()
+    trace.stage, trace.row = "generate", None
     return found
 
 
@@ -119,6 +130,7 @@ class _RowSearcher:
         self._ledger = ledger
         self._spent_before = ledger.forward_tokens
         self._plain_cost: float | None = None
+        self._exceeded: tuple[ExceededLimit, ...] = ()
 
     def run(self) -> RowSearch:
         """Return what came of it."""
@@ -143,12 +155,27 @@ class _RowSearcher:
             for step in plan.fallback:
                 if found.tokens is not None or found.outcome not in BUDGET_OUTCOMES:
                     break
+                self._reached(found, then="fallback")
                 guidance = next(item for item in self._searches() if item.step == step)
                 start = SearchStart(z=guidance.cost_budget)
                 found = self._search(guidance, start)
+            self._reached(found, then="refuse")
             return self._result(guidance, found, found.outcome, start)
         except CostModelError:
             return self._result(guidance, None, "critic_failed", SearchStart(z=guidance.cost_budget))
+
+    def _reached(self, found: Found, *, then: Literal["refuse", "fallback"]) -> None:
+        """Note the limit that ended a search without an answer, if it was one."""
+        limit, plan, ledger = SEARCH_LIMITS.get(found.outcome), self._batch.run.request.program.plan, self._ledger
+        if limit is None or found.tokens is not None:
+            return
+        spent = None
+        if limit == "max_extra_forward_tokens" and plan.max_extra_forward_tokens is not None:
+            # What the passes before took lowered the limit of the ledger.
+            spent = plan.max_extra_forward_tokens - (ledger.max_forward_tokens or 0) + ledger.forward_tokens
+        elif limit == "max_added_latency_ms":
+            spent = plan.max_added_latency_ms + round(ledger.overshoot_seconds() * 1000)
+        self._exceeded += exceeded(plan, self._row, limit, spent, then=then)
 
     def _says_nothing(self) -> bool:
         """Return whether the loop's own answer has no token but ends of the turn."""
@@ -228,7 +255,7 @@ class _RowSearcher:
             }  # fmt: skip
             cause = causes.get(outcome, "budget" if outcome in BUDGET_OUTCOMES else "no_candidate")
         report = self._report(guidance, found, outcome, start)
-        return RowSearch(tokens=tokens, report=report, refused_because=cause, own=self._answer)
+        return RowSearch(tokens=tokens, report=report, refused_because=cause, own=self._answer, exceeded=self._exceeded)
 
     def _report(
         self, guidance: SearchGuidance, found: Found | None, outcome: SearchOutcome, start: SearchStart

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from steerguard.artifacts.conformal import rate_upper_bound
+from steerguard.artifacts.wilson import wilson_interval
 from steerguard.errors import EvaluationError
-
-# Two-sided 95 % quantile of the normal distribution.
-_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,12 +32,7 @@ class Proportion:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of Wilson (1927), which stays inside [0, 1] and is sound at 0 and n."""
-        if self.n == 0:
-            return (0.0, 1.0)
-        z2 = _Z95 * _Z95
-        centre = (self.count + z2 / 2) / (self.n + z2)
-        spread = _Z95 / (self.n + z2) * math.sqrt(self.count * (self.n - self.count) / self.n + z2 / 4)
-        return (max(0.0, centre - spread), min(1.0, centre + spread))
+        return wilson_interval(self.count, self.n)
 
     def as_strings(self) -> dict[str, int | str]:
         """Return the figure with decimal strings, as manifests and `benchmarks.json` hold it."""

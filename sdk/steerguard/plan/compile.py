@@ -81,7 +81,7 @@ def compile_plan(
         default_use=tuple(policy.default.use),
         unrecognised_prompt=_unrecognised(policy),
         refusal_template=policy.refusal.template,
-        audit_content="none" if policy.audit.content == "none" else "hmac",
+        audit_content=policy.audit.content,
         streaming=policy.streaming.strategy,
         max_extra_memory_bytes=_mebibytes(policy.budget.max_extra_memory_mib),
         max_extra_forward_tokens=policy.budget.max_extra_forward_tokens,
@@ -120,8 +120,6 @@ def check_supported(policy: Policy) -> None:
     for name in ("detector", "guidance", "audit"):
         if getattr(policy.failure, name) != "refuse":
             raise _unsupported("a loosened failure rule", f"failure.{name}")
-    if policy.audit.content == "encrypted":
-        raise _unsupported("`audit.content: encrypted`", "audit.content")
 
 
 def _unsupported(what: str, where: str) -> UnsupportedPlanError:

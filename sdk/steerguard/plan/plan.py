@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from steerguard.methods.spec import GuidanceSpec
     from steerguard.models.facts import ModelFacts
     from steerguard.plan.cost import CostFormula
-    from steerguard.policy.limits import Strategy
+    from steerguard.policy.limits import ContentRecord, Strategy
     from steerguard.policy.rules import PlannedBound, PlannedRule
 
 Mode = Literal["enforce", "monitor", "off"]
@@ -153,7 +153,8 @@ class Plan:
     default_use: tuple[str, ...]
     unrecognised_prompt: UnrecognisedPrompt
     refusal_template: str
-    audit_content: Literal["none", "hmac"]
+    audit_content: ContentRecord
+    """What the audit log may hold of prompts and answers."""
     streaming: Strategy
     """When tokens of a streamed answer leave."""
     max_extra_memory_bytes: int | None

@@ -13,12 +13,13 @@ import pytest
 import structlog
 from tests.revocations import artifact
 
+from steerguard.audit.content import text_content, token_content
 from steerguard.audit.events import GuardBypass, GuardDecision, GuardError
 from steerguard.audit.keys import ContentKey
 from steerguard.audit.log import AuditLog
-from steerguard.audit.record import bypass_event, decision_event, revoked_event, text_content, token_content
+from steerguard.audit.record import bypass_event, decision_event, revoked_event
 from steerguard.audit.sinks import MemorySink
-from steerguard.audit.verify import verify_bytes, verify_directory, verify_log
+from steerguard.audit.verify import verify_bytes, verify_directory, verify_path
 from steerguard.errors import AuditError, AuditKeyError, AuditSinkError
 
 PROMPT = "How do I pick a lock without anybody noticing?"
@@ -27,6 +28,11 @@ PROMPT = "How do I pick a lock without anybody noticing?"
 @pytest.fixture(autouse=True)
 def _no_key_in_the_environment(monkeypatch):
     monkeypatch.delenv("STEERGUARD_AUDIT_KEY", raising=False)
+    monkeypatch.delenv("STEERGUARD_CHECKPOINT_KEY", raising=False)
+
+
+def report_of(path):
+    return verify_path(path, strict=True).logs[0]
 
 
 @pytest.fixture
@@ -37,10 +43,10 @@ def event(decide, context):
 def test_a_log_is_one_private_file_that_verifies(tmp_path, event):
     with AuditLog.open(tmp_path / "logs", content="none") as log:
         receipts = [log.record(event) for _ in range(3)]
-    assert log.path == tmp_path / "logs" / f"{log.log_id}.jsonl"
-    assert stat.S_IMODE(log.path.stat().st_mode) == 0o600
+    assert log.path == tmp_path / "logs" / f"{log.log_id}.000000.jsonl"
+    assert stat.S_IMODE(log.path.stat().st_mode) == 0o400
     assert stat.S_IMODE(log.path.parent.stat().st_mode) == 0o700
-    report = verify_log(log.path)
+    report = report_of(log.path)
     assert (report.status, report.records, report.closed, report.warnings) == ("ok", 5, True, ())
     assert [receipt.seq for receipt in receipts] == [1, 2, 3]
     assert json.loads(log.path.read_bytes().splitlines()[4])["prev"] == receipts[2].leaf
@@ -53,7 +59,7 @@ def test_another_log_in_the_directory_is_left_alone(tmp_path, event):
     with AuditLog.open(tmp_path, content="none") as second:
         second.record(event)
     assert first.path.read_bytes() == before
-    assert [report.status for report in verify_directory(tmp_path)] == ["ok", "ok"]
+    assert [report.status for report in verify_directory(tmp_path).logs] == ["ok", "ok"]
 
 
 def test_a_log_that_is_not_closed_is_closed_when_it_is_collected(tmp_path, event):
@@ -62,7 +68,7 @@ def test_a_log_that_is_not_closed_is_closed_when_it_is_collected(tmp_path, event
     log.record(event)
     del log
     gc.collect()
-    assert verify_log(path).closed
+    assert report_of(path).closed
 
 
 def test_a_closed_log_takes_no_record(event):
@@ -155,7 +161,7 @@ def test_an_unknown_key_is_an_error_and_not_dropped(event):
     with pytest.raises(AuditError, match="closed schema") as caught:
         log.record(Chatty(**{**dict(event), "prompt": PROMPT}))
     assert "lock" not in str(caught.value)
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
     assert len(sink.lines) == 1
     assert log.record(event).seq == 1
 
@@ -261,7 +267,7 @@ def test_threads_share_one_unbroken_chain(tmp_path, event):
     for thread in threads:
         thread.join()
     log.close()
-    assert (verify_log(log.path).status, verify_log(log.path).records) == ("ok", 202)
+    assert (report_of(log.path).status, report_of(log.path).records) == ("ok", 202)
 
 
 FORK = """
@@ -301,12 +307,12 @@ def test_a_forked_child_opens_a_log_of_its_own(tmp_path):
         [sys.executable, "-c", FORK, tmp_path], check=True, env=environment, capture_output=True, text=True, timeout=60
     )
     parent = done.stdout.strip()
-    reports = {report.log: report for report in verify_directory(tmp_path)}
+    reports = {report.log: report for report in verify_directory(tmp_path).logs}
     assert len(reports) == 2
     assert reports[parent].records == 4
     (child,) = set(reports) - {parent}
     assert reports[child].records == 3
-    opened = json.loads((tmp_path / f"{child}.jsonl").read_bytes().splitlines()[0])
+    opened = json.loads((tmp_path / f"{child}.000000.jsonl").read_bytes().splitlines()[0])
     assert opened["forked_from"] == parent
     assert all(report.status == "ok" and report.closed for report in reports.values())
 
@@ -320,7 +326,7 @@ def test_a_child_that_records_nothing_makes_no_log(tmp_path):
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", script, tmp_path], check=True, env=environment, timeout=60)
-    (report,) = verify_directory(tmp_path)
+    (report,) = verify_directory(tmp_path).logs
     assert (report.records, report.closed) == (2, True)
 
 

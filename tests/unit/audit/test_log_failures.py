@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
+from steerguard.audit.content import token_content
 from steerguard.audit.log import AuditLog
-from steerguard.audit.record import decision_event, token_content
+from steerguard.audit.record import decision_event
 from steerguard.audit.sinks import FileSink, MemorySink
-from steerguard.audit.verify import verify_bytes, verify_log
+from steerguard.audit.verify import verify_bytes, verify_path
 from steerguard.errors import AuditSinkError
 
 PROMPT = "How do I pick a lock without anybody noticing?"
@@ -20,6 +21,11 @@ PROMPT = "How do I pick a lock without anybody noticing?"
 @pytest.fixture(autouse=True)
 def _no_key_in_the_environment(monkeypatch):
     monkeypatch.delenv("STEERGUARD_AUDIT_KEY", raising=False)
+    monkeypatch.delenv("STEERGUARD_CHECKPOINT_KEY", raising=False)
+
+
+def report_of(path):
+    return verify_path(path, strict=True).logs[0]
 
 
 @pytest.fixture
@@ -106,11 +112,11 @@ def test_an_interrupted_write_to_a_file_keeps_the_whole_line_or_none_and_the_log
         with pytest.raises(interrupt):
             log.record(refusal)
     kept = point in {"after", "adopted", "synced"}
-    assert verify_log(log.path).records == 2 + kept
-    assert verify_log(log.path).first_bad is None
+    assert report_of(log.path).records == 2 + kept
+    assert report_of(log.path).first_bad is None
     assert log.record(refusal).seq == 2 + kept
     log.close()
-    report = verify_log(log.path)
+    report = report_of(log.path)
     assert (report.status, report.records, report.closed) == ("ok", 4 + kept, True)
 
 
@@ -130,10 +136,10 @@ def test_an_interrupt_during_the_repair_is_repaired_before_the_next_record(tmp_p
         patch.setattr(os, "ftruncate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             log.record(event)
-    assert verify_log(log.path).torn_bytes == 7
+    assert report_of(log.path).torn_bytes == 7
     assert log.record(event).seq == 1
     log.close()
-    assert verify_log(log.path).status == "ok"
+    assert report_of(log.path).status == "ok"
 
 
 def test_a_repair_that_fails_ends_the_log_and_says_how_to_go_on(tmp_path, monkeypatch, event):
@@ -173,7 +179,7 @@ def test_a_log_that_another_program_wrote_to_is_not_repaired(tmp_path, monkeypat
     with pytest.raises(AuditSinkError, match="use_audit"):
         log.record(event)
     log.close()
-    assert verify_log(log.path).torn_bytes == 10_000
+    assert report_of(log.path).torn_bytes == 10_000
 
 
 def test_a_failed_sync_of_a_file_names_a_next_step_that_can_be_followed(tmp_path, monkeypatch, decide, context):
@@ -199,7 +205,7 @@ from steerguard.audit.log import AuditLog
 from steerguard.audit.record import bypass_event
 from steerguard.errors import AuditSinkError
 log = AuditLog.open(Path(sys.argv[1]), content="none")
-os.dup2(os.open("/dev/full", os.O_WRONLY), log._writer._sink._descriptor)
+os.dup2(os.open("/dev/full", os.O_WRONLY), log._writer._segments._row.current.descriptor)
 if sys.argv[2] == "used":
     try:
         log.record(bypass_event("unguided", "test"))

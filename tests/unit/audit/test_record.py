@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import operator
+from dataclasses import asdict
 from typing import get_args
 
 import pytest
 from tests.revocations import REGISTRY, artifact, listed, revokes
 
 from steerguard.audit.chain import canonical_line
+from steerguard.audit.content import token_content
 from steerguard.audit.events import BODIES, RECORDS, event_schema
 from steerguard.audit.fields import RevocationReason
 from steerguard.audit.log import AuditLog
@@ -17,11 +19,9 @@ from steerguard.audit.record import (
     decision_event,
     model_reference,
     revoked_event,
-    text_content,
-    token_content,
 )
 from steerguard.audit.sinks import MemorySink
-from steerguard.decision import Reading, Threshold
+from steerguard.decision import Reading, SearchReport, Threshold, Usage
 from steerguard.errors import AuditError
 from steerguard.models.facts import ModelFacts
 from steerguard.registry.revocations import Reason, RevocationAction
@@ -90,36 +90,49 @@ def test_a_value_outside_the_schema_is_refused_without_being_repeated(decide, co
     assert "lock" not in str(caught.value)
 
 
+def test_equal_thresholds_are_one_part_and_each_zero_keeps_its_sign(decide, context):
+    bounds = [Threshold(rule="block", bound="at_least", value=value) for value in (0.0, -0.0, 5.25, 0.0, 5.25)]
+    decision = decide(readings=tuple(Reading(source="harm", score=1.0, thresholds=(bound,)) for bound in bounds))
+    event = decision_event(decision, context, content=token_content(None, [1], None))
+    made = [reading.thresholds[0] for reading in event.readings]
+    assert [threshold.value for threshold in made] == ["0.0", "-0.0", "5.25", "0.0", "5.25"]
+    assert made[0] is made[3]
+    assert made[2] is made[4]
+
+
+def test_tokens_of_an_earlier_turn_are_recorded(decide, context):
+    usage = Usage(prompt_tokens=8, generated_tokens=4, extra_forward_tokens=0, cached_tokens=6)
+    record = recorded(decision_event(decide(usage=usage), context, content=token_content(None, [1], None)))
+    assert record["usage"]["cached_tokens"] == 6
+
+
+def test_a_search_is_recorded_with_what_it_cost(decide, context):
+    search = SearchReport(
+        step="search",
+        method="inference_guard",
+        outcome="no_candidate",
+        cost=None,
+        cost_budget=0.5,
+        cost_budget_fpr="0.05",
+        plain_cost=0.75,
+        kept_tokens=1,
+        candidates=8,
+        candidates_drawn=16,
+        retries=1,
+        halvings=0,
+        forward_tokens=2048,
+        late_ms=3,
+    )
+    record = recorded(decision_event(decide(search=search), context, content=token_content(None, [1], None)))
+    assert record["search"] == {**asdict(search), "cost_budget": "0.5", "plain_cost": "0.75"}
+
+
 def test_decimal_accepts_what_repr_writes():
     assert [decimal(x) for x in (1.0, -0.0, 1e300, 5e-324, 3)] == ["1.0", "-0.0", "1e+300", "5e-324", "3.0"]
 
 
-def test_content_tags_are_equal_only_for_equal_content(key):
-    content = token_content(key, [1, 2], [1, 2])
-    assert content.prompt == content.answer != token_content(key, [1, 2, 3], None).prompt
-    assert content.prompt.startswith(f"hmac:{key.id}:")
-
-
-def test_without_a_key_only_sizes_are_kept():
-    assert token_content(None, [7, 8], [9]).model_dump() == {
-        "form": "tokens",
-        "in": None,
-        "out": None,
-        "in_chars": None,
-        "out_chars": None,
-        "in_tokens": 2,
-        "out_tokens": 1,
-    }
-
-
-def test_text_content_hashes_text_and_counts_characters(key):
-    content = text_content(key, "prompt é", None)
-    assert content.prompt == key.tag("prompt é".encode())
-    assert (content.in_chars, content.out_chars, content.answer) == (8, None, None)
-
-
-def test_a_long_model_name_in_any_script_is_recorded_by_its_end():
-    facts = ModelFacts(
+def _facts(name):
+    return ModelFacts(
         architecture="LlamaForCausalLM",
         decoder="LlamaModel",
         num_blocks=2,
@@ -129,11 +142,41 @@ def test_a_long_model_name_in_any_script_is_recorded_by_its_end():
         dtype="float32",
         tokenizer_sha256=None,
         chat_template_sha256=None,
-        name="/modèles/" * 40 + "tiny",
+        name=name,
     )
-    name = model_reference(facts).name
+
+
+def test_a_long_model_name_in_any_script_is_recorded_by_its_end():
+    name = model_reference(_facts("modèle" * 100 + "-tiny")).name
     assert name.isascii()
-    assert name.endswith("/tiny")
+    assert len(name) == 256
+    assert name.endswith("-tiny")
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded_name"),
+    [
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"),
+        ("gpt2", "gpt2"),
+        ("/home/alice/secret/tiny", "tiny"),
+        ("/home/alice/secret/tiny/", "tiny"),
+        ("./secret/tiny", "tiny"),
+        ("~/secret/tiny", "tiny"),
+        ("C:\\Users\\alice\\tiny", "tiny"),
+        ("a/b/c", "c"),
+        ("null\0/tiny", "tiny"),
+        ("", ""),
+    ],
+)
+def test_of_the_path_of_a_model_only_the_last_component_is_recorded(name, recorded_name):
+    assert model_reference(_facts(name)).name == recorded_name
+
+
+def test_a_folder_that_looks_like_a_name_on_the_hub_is_a_path(tmp_path, monkeypatch):
+    (tmp_path / "alice" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert model_reference(_facts("alice/tiny")).name == "tiny"
+    assert model_reference(_facts("bob/tiny")).name == "bob/tiny"
 
 
 def test_a_bypass_states_its_reason_and_refuses_a_long_one(context):
@@ -143,6 +186,12 @@ def test_a_bypass_states_its_reason_and_refuses_a_long_one(context):
         bypass_event("unguided", "x" * 257)
     with pytest.raises(AuditError, match="kind"):
         bypass_event("because", "x")
+
+
+@pytest.mark.parametrize("kind", ["unsigned_artifact", "unrecognised_prompt"])
+def test_a_reason_of_a_document_is_recorded_as_long_as_documents_allow(context, kind):
+    reason = "café " * 100
+    assert recorded(bypass_event(kind, reason, context=context))["reason"] == "caf\\xe9 " * 100
 
 
 def test_a_revocation_is_recorded_with_its_list_and_a_restored_artifact_without():

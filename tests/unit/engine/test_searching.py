@@ -17,8 +17,8 @@ def test_rows_that_are_refused_already_are_not_searched_for(monkeypatch):
     usual = searching.search_rows
     found_rows = []
 
-    def skip_the_first(batch, answers, skipped):
-        found = usual(batch, answers, {*skipped, 0})
+    def skip_the_first(batch, answers, skipped, trace):
+        found = usual(batch, answers, {*skipped, 0}, trace)
         found_rows.extend(found)
         return found
 

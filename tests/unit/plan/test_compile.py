@@ -160,12 +160,18 @@ def test_a_plan_that_needs_more_memory_than_the_budget_for_one_row_is_refused():
     [
         ("unrecognised_prompt: gate_every_turn", "gate_every_turn"),
         ("failure: {detector: {action: allow, reason: a good enough reason, expires: 2999-01-01}}", "failure"),
-        ("audit: {content: encrypted}", "encrypted"),
     ],
 )
 def test_what_validates_but_cannot_run_yet_is_refused_by_name(more, named):
     with pytest.raises(UnsupportedPlanError, match=named):
         _plan(policy(more=more))
+
+
+@pytest.mark.parametrize("content", ["none", "hmac", "encrypted"])
+def test_a_plan_says_what_the_audit_log_may_hold_of_content(content):
+    plan = _plan(policy(more=f"audit: {{content: {content}}}"))
+    assert plan.audit_content == plan.document()["audit_content"] == content
+    assert (plan.digest == _plan(policy()).digest) == (content == "hmac")
 
 
 @pytest.mark.parametrize("strategy", ["buffer", "window", "unsafe_passthrough"])

@@ -25,7 +25,7 @@ from tests.signed_artifacts import (
 
 from steerguard.canonical import sha256_hex
 from steerguard.errors import RevokedError, SignatureError, TrustPolicyError, VettingError
-from steerguard.registry.store import Evidence
+from steerguard.registry.store import Allowance, Evidence
 from steerguard.signing.dsse import sign
 from steerguard.trust.judge import TrustedJudge
 
@@ -39,6 +39,12 @@ LEVEL_2 = "{vetting_level: 2}"
 def admitted(policy, attestations, *, entry=ENTRY, registry=REGISTRY, lists=None, now=NOW):
     judge = TrustedJudge(policy, lists or {}, now=lambda: now)
     return judge.admit(entry, registry=registry, attestations=attestations)
+
+
+def test_where_somebody_vouches_no_allowance_is_used():
+    policy = trust(extra=UNSIGNED)
+    assert admitted(policy, SIGNED).allowance is None
+    assert admitted(policy, {}, registry="embedded").allowance is None
 
 
 def test_a_signature_of_the_publisher_is_enough_where_no_more_is_asked_for():
@@ -239,6 +245,7 @@ def test_unsigned_local_artifacts_pass_only_where_that_is_said_and_with_a_warnin
     evidence = admitted(policy, {})
     assert evidence.signed_by == ()
     assert evidence.publisher is None
+    assert evidence.allowance == Allowance(reason="built here for tests", expires="2026-11-30")
     assert "built here for tests" in evidence.warnings[0]
     refused(SignatureError, policy, {}, now=NOW + timedelta(days=30))
     refused(SignatureError, policy, {}, registry=HUB)

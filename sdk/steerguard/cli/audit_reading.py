@@ -1,0 +1,188 @@
+"""What the commands that read verified records share: the filters, the reading, and what is said of a broken log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from steerguard.cli.audit_lines import visible
+from steerguard.cli.audit_options import BROKEN, OK, USAGE
+
+if TYPE_CHECKING:
+    from steerguard.audit.read import Selection
+    from steerguard.audit.verify_pins import Pins
+    from steerguard.audit.verify_report import DirectoryReport
+
+Request = Annotated[
+    str | None,
+    typer.Option("--request", help="Only of this request; the host's request_id does too.", show_default=False),
+]
+Types = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--type",
+        help="Only this event type, `log.*` for several, `all` for every one. May be repeated.",
+        show_default=False,
+    ),
+]
+Action = Annotated[str | None, typer.Option(help="Only decisions with this applied action.", show_default=False)]
+Intended = Annotated[str | None, typer.Option(help="Only decisions with this intended action.", show_default=False)]
+Cause = Annotated[str | None, typer.Option(help="Only decisions with this cause.", show_default=False)]
+Rule = Annotated[str | None, typer.Option(help="Only decisions that this rule matched.", show_default=False)]
+Policy = Annotated[str | None, typer.Option(help="Only under the policy of this name.", show_default=False)]
+Tenant = Annotated[str | None, typer.Option(help="Only of this tenant.", show_default=False)]
+Log = Annotated[str | None, typer.Option(help="Only of the log with this id.", show_default=False)]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WHEN",
+        help="Not before: 2026-11-23T14:00:00Z, a date (from its beginning, UTC), or how long ago, `24h` or `7d`.",
+        show_default=False,
+    ),
+]
+Until = Annotated[str | None, typer.Option(metavar="WHEN", help="Before this time, as --since.", show_default=False)]
+AsLines = Annotated[bool, typer.Option("--jsonl", help="Print one line of JSON per record.")]
+
+
+_UNREAD: Final = frozenset({"file", "segment"})
+"""Faults of a log of which nothing could be read; `verify` exits with 2 when all are like that."""
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Print an error of this package and leave with exit code 2: what was asked for cannot be read."""
+    from steerguard.errors import SteerguardError
+
+    try:
+        yield
+    except SteerguardError as error:
+        typer.echo(visible_lines(f"{error.code}: {error}"), err=True)
+        raise typer.Exit(USAGE) from error
+
+
+def when(text: str | None) -> str | None:
+    """Return a time as records write it; None stays None.
+
+    Raises:
+        AuditError: the text is no time.
+    """
+    from steerguard.audit.read import moment
+
+    return None if text is None else moment(text, now=datetime.now(UTC))
+
+
+def read(path: Path, pins: Pins, on_record: Callable[[dict[str, Any]], None]) -> DirectoryReport:
+    """Verify the logs at the path and hand over what verifies; call it within `usage_errors`.
+
+    Raises:
+        AuditVerificationError: it cannot be read.
+    """
+    from steerguard.audit.verify import verify_path
+
+    report = verify_path(path, pins, on_record=on_record)
+    if not report.logs and not report.missing and not report.pruned:
+        typer.echo(f"There is no audit log in {visible(path)}.", err=True)
+        raise typer.Exit(USAGE)
+    return report
+
+
+def exit_code(report: DirectoryReport, *, misfits: int = 0) -> int:
+    """Name every broken or missing log on the error stream, and return the exit code.
+
+    Args:
+        report: what verification found.
+        misfits: records that verified but do not fit the schema of their type; `verify --strict` says where.
+    """
+    for log in report.logs:
+        bad = log.first_bad
+        if bad is not None:
+            place = "" if bad.line is None else f"{bad.file} line {bad.line} "
+            typer.echo(
+                visible(f"{log.log}: broken, {log.records} records verified; {place}(record {bad.seq}): {bad.reason}"),
+                err=True,
+            )
+    for missing in report.missing:
+        typer.echo(visible(f"{missing.log}: missing; it is named by {missing.named_by}"), err=True)
+    if misfits:
+        typer.echo(
+            f"records that do not fit the schema of their type: {misfits}; see `steerguard audit verify --strict`.",
+            err=True,
+        )
+    if misfits:
+        return BROKEN
+    if report.status == "broken":
+        faults = [log.first_bad for log in report.logs]
+        unread = faults and all(one is not None and one.fault in _UNREAD and one.seq == 0 for one in faults)
+        return USAGE if unread and not report.missing else BROKEN
+    return OK
+
+
+def point_out_last(report: DirectoryReport, shown: Sequence[tuple[str, int]]) -> None:
+    """Say of each shown record that is the last of its log that neither a following one nor a checkpoint confirms it."""
+    for log in report.logs:
+        # The end of a broken log is said with the break.
+        open_end = log.status == "ok" and not log.closed and log.unanchored > 0
+        if open_end and (log.log, log.size - 1) in shown:
+            typer.echo(
+                f"{log.log}: warning: record {log.size - 1} is the last one and is confirmed neither by a following one "
+                f"nor by a checkpoint; its hash is {log.head}",
+                err=True,
+            )
+
+
+def visible_lines(text: str) -> str:
+    """Return text of several lines with every other character that does not print escaped."""
+    return "\n".join(visible(line) for line in text.split("\n"))
+
+
+def selection(
+    *,
+    request: str | None,
+    types: frozenset[str] | None,
+    action: str | None,
+    intended: str | None,
+    cause: str | None,
+    rule: str | None,
+    policy: str | None,
+    tenant: str | None,
+    log: str | None,
+    since: str | None,
+    until: str | None,
+) -> Selection:
+    """Return what the options ask for.
+
+    Raises:
+        AuditError: a time is no time, or no decision can have such an action or cause.
+    """
+    from typing import get_args
+
+    from steerguard.audit.read import Selection
+    from steerguard.decision import Action as ActionName
+    from steerguard.decision import Cause as CauseName
+    from steerguard.errors import AuditError
+
+    for name, allowed in ((action, ActionName), (intended, ActionName), (cause, CauseName)):
+        if name is not None and name not in get_args(allowed):
+            raise AuditError(
+                "No decision has this action or cause.",
+                expected=f"one of {', '.join(get_args(allowed))}",
+                found=ascii(name[:60]),
+            )
+    return Selection(
+        request=request,
+        types=types,
+        action=action,
+        intended=intended,
+        cause=cause,
+        rule=rule,
+        policy=policy,
+        tenant=tenant,
+        log=log,
+        since=when(since),
+        until=when(until),
+    )

@@ -1,0 +1,139 @@
+"""An interrupt at any line of a record, checkpoint, rotation, key rotation or close leaves a log that verifies."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from contextlib import suppress
+
+import pytest
+from tests.audit_directories import records_in
+
+from steerguard.audit.content import token_content
+from steerguard.audit.keys import ContentKey
+from steerguard.audit.log import AuditLog
+from steerguard.audit.record import decision_event
+from steerguard.audit.settings import CheckpointSettings, Durability, Rotation
+from steerguard.audit.verify import verify_directory
+from steerguard.errors import AuditError, AuditSinkError
+from steerguard.signing.keys import SigningKey
+
+OLD_CONTENT, NEW_CONTENT = ContentKey(b"o" * 32), ContentKey(b"n" * 32)
+NEW = SigningKey(bytes([7]) * 32)
+
+
+@pytest.fixture(autouse=True)
+def _no_key_in_the_environment(monkeypatch):
+    monkeypatch.delenv("STEERGUARD_CHECKPOINT_KEY", raising=False)
+
+
+@pytest.fixture
+def event(decide, context):
+    return decision_event(decide(applied="refuse"), context, content=token_content(None, [1, 2], [3]))
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt before the n-th line of the audit log's own code that runs.
+
+    Lines that open or leave a `with` are left out: real interrupts are not delivered between a lock and its block.
+    """
+
+    def __init__(self, at):
+        self.left = at
+
+    def __call__(self, frame, kind, _argument):
+        if "steerguard/audit/" not in frame.f_code.co_filename:
+            return None
+        if kind == "line" and not self._guards(frame):
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+        return self
+
+    @staticmethod
+    def _guards(frame):
+        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        return text.startswith(("with ", "finally:", "except "))
+
+    def run(self, action):
+        """Return whether the action was interrupted."""
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            action()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+
+ACTIONS = {
+    "record": lambda log, event: log.record(event),
+    "checkpoint": lambda log, _event: log.checkpoint(),
+    "rotate": lambda log, _event: log.rotate(),
+    "checkpoint_key": lambda log, _event: log.rotate_checkpoint_key(NEW),
+    "content_key": lambda log, _event: log.rotate_content_key(NEW_CONTENT),
+    "close": lambda log, _event: log.close(),
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_an_interrupt_at_any_line_loses_nothing_and_breaks_nothing(tmp_path, event, action):
+    at, interrupted, went_on = 0, True, 0
+    # A stride of its own for each action, so that a run takes seconds and still meets every function.
+    stride = {"record": 3, "close": 7}.get(action, 5)
+    while interrupted:
+        at += stride
+        folder = tmp_path / str(at)
+        log = AuditLog.open(
+            folder,
+            key=OLD_CONTENT,
+            durability=Durability(mode="never"),
+            checkpoints=CheckpointSettings(every_records=4),
+        )
+        receipts = [log.record(event) for _ in range(2)]
+        interrupted = Interrupter(at).run(lambda log=log: ACTIONS[action](log, event))
+        for _ in range(4):
+            # Content that was tagged just before the log found that another key is in force is refused, once.
+            with suppress(AuditError):
+                tagged = token_content(log.key, [1, 2], [3])
+                receipts.append(log.record(event.model_copy(update={"content": tagged})))
+                went_on += action != "close"
+        with suppress(AuditSinkError):
+            log.close()
+        AuditLog.open(folder, content="none").close()
+        report = verify_directory(folder, strict=True)
+        assert report.status == "ok", (at, report)
+        assert not report.missing
+        lines = records_in(folder, log.log_id)
+        stated = [line["key"] for line in lines.values() if line.get("purpose") == "content"]
+        assert stated in ([], [NEW_CONTENT.id])
+        assert log.key == (NEW_CONTENT if stated else OLD_CONTENT), at
+        stated = [line["key"] for line in lines.values() if line.get("purpose") == "checkpoint"]
+        assert not stated or log.checkpoint_key.hash == stated[0], at
+        assert {receipt.leaf for receipt in receipts} <= set(lines), at
+        assert all(one.closed for one in report.logs), (at, report)
+    assert at > stride
+    # But for `close` the log went on after nearly every interrupt.
+    assert action == "close" or went_on >= (3 if action == "content_key" else 4) * (at // stride - 1)
+
+
+def test_an_interrupt_in_the_middle_of_many_rotations_loses_nothing(tmp_path, event):
+    at, interrupted = 0, True
+    while interrupted:
+        at += 37
+        folder = tmp_path / str(at)
+        log = AuditLog.open(folder, content="none", rotation=Rotation(max_bytes=2000))
+        receipts = []
+
+        def work(log=log, receipts=receipts):
+            for _ in range(3):
+                receipts.append(log.record(event))
+
+        interrupted = Interrupter(at).run(work)
+        receipts += [log.record(event) for _ in range(3)]
+        log.close()
+        (report,) = verify_directory(folder, strict=True).logs
+        assert (report.status, report.closed) == ("ok", True), (at, report)
+        assert {receipt.leaf for receipt in receipts} <= set(records_in(folder, log.log_id)), at
