@@ -32,8 +32,9 @@ check: $(STAMP)
 	$(RUN)/python -m steerguard.policy.reference --check docs/policy-reference.md
 	$(RUN)/python -m steerguard.registry.schemas --check registry/schemas
 	$(RUN)/python -m steerguard.trust.schemas --check registry/schemas/trust-policy.v1alpha1.schema.json
-	$(RUN)/python -m steerguard.audit.schema --check registry/schemas/audit-record.v1.schema.json
-	$(RUN)/python -m steerguard.audit.reference --check docs/audit-records.md
+	$(RUN)/python -m steerguard.audit.records.schema --check registry/schemas/audit-record.v1.schema.json
+	$(RUN)/python -m steerguard.audit.records.reference --check docs/audit-records.md
+	$(RUN)/python -m steerguard.audit.reporting.frameworks_page --check docs/audit-frameworks.md
 	$(RUN)/python benchmarks/figures.py --check
 	$(RUN)/python -m pytest -q tests/documents/test_tree.py
 
@@ -46,8 +47,9 @@ schema: $(STAMP)
 	$(RUN)/python -m steerguard.policy.reference --write docs/policy-reference.md
 	$(RUN)/python -m steerguard.registry.schemas --write registry/schemas
 	$(RUN)/python -m steerguard.trust.schemas --write registry/schemas/trust-policy.v1alpha1.schema.json
-	$(RUN)/python -m steerguard.audit.schema --write registry/schemas/audit-record.v1.schema.json
-	$(RUN)/python -m steerguard.audit.reference --write docs/audit-records.md
+	$(RUN)/python -m steerguard.audit.records.schema --write registry/schemas/audit-record.v1.schema.json
+	$(RUN)/python -m steerguard.audit.records.reference --write docs/audit-records.md
+	$(RUN)/python -m steerguard.audit.reporting.frameworks_page --write docs/audit-frameworks.md
 
 # Every class in every way, and every method on every class; writes the tables of docs/support.md.
 conformance-all: $(STAMP)

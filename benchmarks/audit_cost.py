@@ -25,9 +25,9 @@ from typing import Any
 from audit_logs import decision_of, event_of, write_log
 from tests.audit_events import request
 
-from steerguard.audit.events import EventBody
-from steerguard.audit.fields import DurabilityMode
 from steerguard.audit.log import AuditLog
+from steerguard.audit.records.events import EventBody
+from steerguard.audit.records.fields import DurabilityMode
 from steerguard.audit.settings import Durability
 from steerguard.audit.sinks import FileSink
 from steerguard.audit.verify import verify_directory

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from tests.audit_events import ARTIFACTS, MODEL, PLAN, POLICY, bypass, request, sized_content
 
-from steerguard.audit.events import EventBody
-from steerguard.audit.fields import RecordedBudget
 from steerguard.audit.log import AuditLog
-from steerguard.audit.record import DecisionContext, decision_event
+from steerguard.audit.records.events import EventBody
+from steerguard.audit.records.fields import RecordedBudget
+from steerguard.audit.records.record import DecisionContext, decision_event
 from steerguard.audit.settings import Durability
 from steerguard.decision import Decision, Dose, Reading, Threshold, Usage
 

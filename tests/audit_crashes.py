@@ -24,18 +24,18 @@ from typing import Any
 import structlog
 from tests.audit_directories import records_in
 
-from steerguard.audit.event_body import EventBody
-from steerguard.audit.events import GuardError
-from steerguard.audit.fields import (
+from steerguard.audit.evidence.layout import logs_in
+from steerguard.audit.log import AuditLog
+from steerguard.audit.records.event_body import EventBody
+from steerguard.audit.records.events import GuardError
+from steerguard.audit.records.fields import (
     ModelReference,
     PolicyReference,
     RecordedContent,
     RecordedUsage,
 )
-from steerguard.audit.guard_events import GuardDecision
-from steerguard.audit.layout import logs_in
-from steerguard.audit.log import AuditLog
-from steerguard.audit.record import bypass_event
+from steerguard.audit.records.guard_events import GuardDecision
+from steerguard.audit.records.record import bypass_event
 from steerguard.audit.settings import CheckpointSettings, Durability, Rotation
 from steerguard.audit.verify import verify_directory
 

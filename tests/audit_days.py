@@ -8,9 +8,12 @@ from datetime import UTC, datetime, timedelta
 
 from tests.audit_events import decision, request
 
-from steerguard.audit.chain import FIRST_PREV, canonical_line, leaf_hash
-from steerguard.audit.checkpoint import TreeHead, sign_head, stored
-from steerguard.audit.events import (
+from steerguard.audit.evidence.checkpoint import TreeHead, sign_head, stored
+from steerguard.audit.evidence.layout import checkpoints_name, segment_name
+from steerguard.audit.evidence.note import NoteKey
+from steerguard.audit.evidence.tree import Frontier
+from steerguard.audit.records.chain import FIRST_PREV, canonical_line, leaf_hash
+from steerguard.audit.records.events import (
     ArtifactLoad,
     ArtifactRevoked,
     ArtifactVerifyFailed,
@@ -27,10 +30,13 @@ from steerguard.audit.events import (
     PolicyReject,
     PolicySwap,
 )
-from steerguard.audit.fields import ArtifactPin, ModelReference, PolicyReference, RecordedReading, RecordedThreshold
-from steerguard.audit.layout import checkpoints_name, segment_name
-from steerguard.audit.note import NoteKey
-from steerguard.audit.tree import Frontier
+from steerguard.audit.records.fields import (
+    ArtifactPin,
+    ModelReference,
+    PolicyReference,
+    RecordedReading,
+    RecordedThreshold,
+)
 from steerguard.canonical import digest
 from steerguard.signing.keys import SigningKey
 

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from steerguard.audit.events import (
+from steerguard.audit.records.events import (
     BODIES,
     ArtifactLoad,
     ArtifactRevoked,
@@ -32,7 +32,7 @@ from steerguard.audit.events import (
     PolicyReject,
     PolicySwap,
 )
-from steerguard.audit.fields import (
+from steerguard.audit.records.fields import (
     ArtifactPin,
     ModelReference,
     PolicyReference,

@@ -8,10 +8,10 @@ from typing import Any
 
 from tests.audit_events import LOG
 
-from steerguard.audit.chain import FIRST_PREV, leaf_hash
-from steerguard.audit.content_rule import ContentRule
-from steerguard.audit.events import EventBody
-from steerguard.audit.pipeline import audit_logger
+from steerguard.audit.privacy.content_rule import ContentRule
+from steerguard.audit.records.chain import FIRST_PREV, leaf_hash
+from steerguard.audit.records.events import EventBody
+from steerguard.audit.writing.pipeline import audit_logger
 
 NO_CONTENT = ContentRule(mode="none")
 

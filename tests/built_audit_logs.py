@@ -9,11 +9,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from steerguard.audit.chain import FIRST_PREV, canonical_line, leaf_hash
-from steerguard.audit.checkpoint import SignedHead, TreeHead, sign_head, stored
-from steerguard.audit.layout import checkpoints_name, segment_name
-from steerguard.audit.note import NoteKey
-from steerguard.audit.tree import Frontier
+from steerguard.audit.evidence.checkpoint import SignedHead, TreeHead, sign_head, stored
+from steerguard.audit.evidence.layout import checkpoints_name, segment_name
+from steerguard.audit.evidence.note import NoteKey
+from steerguard.audit.evidence.tree import Frontier
+from steerguard.audit.records.chain import FIRST_PREV, canonical_line, leaf_hash
 from steerguard.signing.keys import Signer, SigningKey
 
 KEY_NAME = "test/audit"

@@ -28,8 +28,8 @@ from typer.testing import CliRunner
 
 import steerguard
 from steerguard.audit.copies import CallableCopy, DirectoryCopy, StreamCopy
-from steerguard.audit.keys import ContentKey
 from steerguard.audit.log import AuditLog
+from steerguard.audit.privacy.keys import ContentKey
 from steerguard.audit.settings import CheckpointSettings, Rotation
 from steerguard.cli.audit import app
 from steerguard.errors import AuditError, SteerguardError

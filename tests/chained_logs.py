@@ -10,9 +10,9 @@ from typing import Any
 
 from tests.audit_events import LOG
 
-from steerguard.audit.chain import FIRST_PREV, canonical_line, leaf_hash
-from steerguard.audit.events import EventBody, LogClose, LogOpen
-from steerguard.audit.layout import segment_name
+from steerguard.audit.evidence.layout import segment_name
+from steerguard.audit.records.chain import FIRST_PREV, canonical_line, leaf_hash
+from steerguard.audit.records.events import EventBody, LogClose, LogOpen
 
 OPEN = LogOpen(
     sdk="0.1.0",

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from steerguard.audit.chain import FIRST_PREV, canonical_line, leaf_hash
-from steerguard.audit.checkpoint import DEFAULT_KEY_NAME, SignedHead, TreeHead, sign_head, stored
-from steerguard.audit.layout import checkpoints_name, segment_name
-from steerguard.audit.note import NoteKey
-from steerguard.audit.tree import Frontier
+from steerguard.audit.evidence.checkpoint import DEFAULT_KEY_NAME, SignedHead, TreeHead, sign_head, stored
+from steerguard.audit.evidence.layout import checkpoints_name, segment_name
+from steerguard.audit.evidence.note import NoteKey
+from steerguard.audit.evidence.tree import Frontier
+from steerguard.audit.records.chain import FIRST_PREV, canonical_line, leaf_hash
 from steerguard.signing.keys import SigningKey
 
 LOG = "20261122T071532Z-7809bc8c2669ad56"

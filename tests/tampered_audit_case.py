@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.built_audit_logs import PINNED, BuiltLog
 
-from steerguard.audit.layout import checkpoints_name, segment_name
+from steerguard.audit.evidence.layout import checkpoints_name, segment_name
 from steerguard.audit.verify import Pins
 
 

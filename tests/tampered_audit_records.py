@@ -7,8 +7,8 @@ import random
 import orjson
 from tests.tampered_audit_case import Case, Expected
 
-from steerguard.audit.chain import FIRST_PREV, canonical_line, leaf_hash
-from steerguard.audit.layout import segment_name
+from steerguard.audit.evidence.layout import segment_name
+from steerguard.audit.records.chain import FIRST_PREV, canonical_line, leaf_hash
 
 
 def flip(case: Case) -> Expected:

@@ -8,10 +8,10 @@ import orjson
 from tests.built_audit_logs import FOREIGN_KEY, KEY, KEY_NAME, NEXT_KEY, Builder, BuiltLog, events, note_key
 from tests.tampered_audit_case import Case, Expected
 
-from steerguard.audit.chain import FIRST_PREV, canonical_line, leaf_hash
-from steerguard.audit.checkpoint import TreeHead, parse_head, sign_head, stored
-from steerguard.audit.layout import checkpoints_name, segment_name
-from steerguard.audit.tree import Frontier
+from steerguard.audit.evidence.checkpoint import TreeHead, parse_head, sign_head, stored
+from steerguard.audit.evidence.layout import checkpoints_name, segment_name
+from steerguard.audit.evidence.tree import Frontier
+from steerguard.audit.records.chain import FIRST_PREV, canonical_line, leaf_hash
 from steerguard.audit.verify import Pins
 from steerguard.signing.keys import SigningKey
 

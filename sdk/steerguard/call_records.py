@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from steerguard.audit.events import BudgetExceeded, GuardError, GuardRequest
-from steerguard.audit.fields import RecordedActions, RecordedUsage
+from steerguard.audit.records.events import BudgetExceeded, GuardError, GuardRequest
+from steerguard.audit.records.fields import RecordedActions, RecordedUsage
 from steerguard.errors import (
     ArtifactError,
     AuditError,
@@ -24,8 +24,8 @@ from steerguard.load_records import code_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from steerguard.audit.fields import Stage
-    from steerguard.audit.record import DecisionContext
+    from steerguard.audit.records.fields import Stage
+    from steerguard.audit.records.record import DecisionContext
     from steerguard.decision import Action, Decision
     from steerguard.engine.call_trace import CallTrace
     from steerguard.engine.exceeded import ExceededLimit

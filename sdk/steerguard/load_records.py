@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from steerguard.artifacts.reference import parse_reference
-from steerguard.audit.events import ArtifactVerifyFailed, PolicyReject
-from steerguard.audit.fields import PolicyReference, escaped
 from steerguard.audit.log import AuditLog
+from steerguard.audit.records.events import ArtifactVerifyFailed, PolicyReject
+from steerguard.audit.records.fields import PolicyReference, escaped
 from steerguard.errors import (
     ArtifactFormatError,
     ArtifactIntegrityError,
@@ -32,7 +32,7 @@ from steerguard.plan.resolve import artifact_needs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from steerguard.audit.record import DecisionContext
+    from steerguard.audit.records.record import DecisionContext
     from steerguard.plan.plan import Plan
     from steerguard.policy.document import Policy
     from steerguard.registry.lockfile import Lockfile

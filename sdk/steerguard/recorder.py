@@ -8,10 +8,10 @@ from contextvars import ContextVar
 from copy import copy
 from typing import TYPE_CHECKING
 
-from steerguard.audit.content import require_content, row_content
-from steerguard.audit.events import ArtifactLoad, PolicyLoad, PolicySwap
-from steerguard.audit.fields import ArtifactPin, BudgetOutcome, PolicyReference, RecordedBudget
-from steerguard.audit.record import DecisionContext, bypass_event, decimal, decision_event, model_reference
+from steerguard.audit.privacy.content import require_content, row_content
+from steerguard.audit.records.events import ArtifactLoad, PolicyLoad, PolicySwap
+from steerguard.audit.records.fields import ArtifactPin, BudgetOutcome, PolicyReference, RecordedBudget
+from steerguard.audit.records.record import DecisionContext, bypass_event, decimal, decision_event, model_reference
 from steerguard.call_records import exceeded_event, failure_event, request_event
 from steerguard.errors import AuditError, SteerguardError
 from steerguard.load_records import is_not_verified, known_artifacts, not_verified, noted, reference_of, rejected

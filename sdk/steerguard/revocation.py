@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from steerguard.audit.record import revoked_event
+from steerguard.audit.records.record import revoked_event
 from steerguard.registry.index import IndexEntry
 from steerguard.trust.findings import WatchedArtifact
 

@@ -21,7 +21,7 @@ from tests.guarded_models import (
 from typer.testing import CliRunner
 
 from steerguard.audit.log import AuditLog
-from steerguard.audit.sealing import SealingKey
+from steerguard.audit.privacy.sealing import SealingKey
 from steerguard.cli.audit import app
 from steerguard.models.chat import render
 

@@ -6,10 +6,10 @@ import pytest
 from tests.guarded_models import ALWAYS, conversation, guarded, policy, prompts, shared_model
 
 import steerguard
-from steerguard.audit.keys import ContentKey
 from steerguard.audit.log import AuditLog
-from steerguard.audit.sealing import SEALING_VARIABLE, SealingKey
-from steerguard.audit.unsealing import unsealed_rows
+from steerguard.audit.privacy.keys import ContentKey
+from steerguard.audit.privacy.sealing import SEALING_VARIABLE, SealingKey
+from steerguard.audit.upkeep.unsealing import unsealed_rows
 from steerguard.audit.verify import verify_directory
 from steerguard.errors import AuditKeyError, LooserPolicyError, NotWrappedError
 

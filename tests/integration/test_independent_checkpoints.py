@@ -12,15 +12,15 @@ import json
 import metamorphic_log
 import pytest
 
-from steerguard.audit.checkpoint import parse_head, split_notes
-from steerguard.audit.layout import checkpoints_name
+from steerguard.audit.evidence.checkpoint import parse_head, split_notes
+from steerguard.audit.evidence.layout import checkpoints_name
+from steerguard.audit.evidence.note import NoteKey
 from steerguard.audit.log import AuditLog
-from steerguard.audit.note import NoteKey
-from steerguard.audit.prove import prove_record
-from steerguard.audit.record import bypass_event
+from steerguard.audit.proving.prove import prove_record
+from steerguard.audit.records.record import bypass_event
 from steerguard.audit.settings import CheckpointSettings
+from steerguard.audit.verification.pins import Pins
 from steerguard.audit.verify import verify_directory
-from steerguard.audit.verify_pins import Pins
 from steerguard.signing.keys import SigningKey
 
 OLD, NEW, STRANGER = (SigningKey(bytes([number]) * 32) for number in (1, 2, 3))

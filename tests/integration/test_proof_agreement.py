@@ -8,18 +8,18 @@ import shutil
 
 import pytest
 
-from steerguard.audit.chain import leaf_hash
-from steerguard.audit.checkpoint import parse_head, split_notes
-from steerguard.audit.layout import checkpoints_name, logs_in
+from steerguard.audit.evidence.checkpoint import parse_head, split_notes
+from steerguard.audit.evidence.layout import checkpoints_name, logs_in
+from steerguard.audit.evidence.tree import inclusion_path
 from steerguard.audit.log import AuditLog
-from steerguard.audit.proof import Proof
-from steerguard.audit.prove import prove_record
-from steerguard.audit.record import bypass_event
+from steerguard.audit.proving.proof import Proof
+from steerguard.audit.proving.prove import prove_record
+from steerguard.audit.proving.standalone import verify_proof as script
+from steerguard.audit.records.chain import leaf_hash
+from steerguard.audit.records.record import bypass_event
 from steerguard.audit.settings import CheckpointSettings
-from steerguard.audit.standalone import verify_proof as script
-from steerguard.audit.tree import inclusion_path
+from steerguard.audit.verification.pins import Pins
 from steerguard.audit.verify import verify_directory
-from steerguard.audit.verify_pins import Pins
 from steerguard.errors import AuditVerificationError
 from steerguard.signing.keys import SigningKey
 

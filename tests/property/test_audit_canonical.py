@@ -6,7 +6,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerguard.audit.chain import canonical_line
+from steerguard.audit.records.chain import canonical_line
 
 keys = st.text(st.characters(max_codepoint=127), max_size=8)
 strings = st.text(st.characters(exclude_categories=["Cs"]))

@@ -7,10 +7,10 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steerguard.audit.chain import canonical_line
-from steerguard.audit.fields import escaped
 from steerguard.audit.log import AuditLog
-from steerguard.audit.record import bypass_event
+from steerguard.audit.records.chain import canonical_line
+from steerguard.audit.records.fields import escaped
+from steerguard.audit.records.record import bypass_event
 from steerguard.audit.sinks import MemorySink
 from steerguard.audit.verify import verify_bytes
 

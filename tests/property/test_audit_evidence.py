@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from steerguard.audit.checkpoint import TreeHead, parse_head, sign_head, split_notes, stored
-from steerguard.audit.note import Note, NoteKey, NoteSignature, parse_note, sign_note
-from steerguard.audit.tree import Frontier, inclusion_path, inclusion_paths, root_from_path, root_of
+from steerguard.audit.evidence.checkpoint import TreeHead, parse_head, sign_head, split_notes, stored
+from steerguard.audit.evidence.note import Note, NoteKey, NoteSignature, parse_note, sign_note
+from steerguard.audit.evidence.tree import Frontier, inclusion_path, inclusion_paths, root_from_path, root_of
 from steerguard.errors import AuditVerificationError
 from steerguard.signing.keys import SigningKey
 

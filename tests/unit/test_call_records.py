@@ -239,8 +239,8 @@ def test_what_fails_in_a_search_names_its_row():
     ],
 )
 def test_the_class_of_an_error_comes_before_how_far_the_call_had_come(error, stage):
-    from steerguard.audit.fields import ModelReference, PolicyReference
-    from steerguard.audit.record import DecisionContext
+    from steerguard.audit.records.fields import ModelReference, PolicyReference
+    from steerguard.audit.records.record import DecisionContext
     from steerguard.call_records import failure_event
     from steerguard.engine.call_trace import CallTrace
 

@@ -10,7 +10,7 @@ from tests.guarded_models import fresh_model, guarded, memory_log, policy, promp
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 import steerguard
-from steerguard.audit.keys import ContentKey
+from steerguard.audit.privacy.keys import ContentKey
 from steerguard.errors import (
     AuditError,
     IncompatibleModelError,

@@ -19,11 +19,11 @@ from tests.guarded_models import (
     tokenizer,
 )
 
-from steerguard.audit.fields import SealedContent
-from steerguard.audit.keys import ContentKey
 from steerguard.audit.log import AuditLog
-from steerguard.audit.sealed_slots import open_slot
-from steerguard.audit.sealing import SealingKey
+from steerguard.audit.privacy.keys import ContentKey
+from steerguard.audit.privacy.sealed_slots import open_slot
+from steerguard.audit.privacy.sealing import SealingKey
+from steerguard.audit.records.fields import SealedContent
 from steerguard.audit.verify import verify_directory
 from steerguard.errors import AuditError, AuditKeyError, AuditSinkError, LooserPolicyError
 from steerguard.testing import MemorySink

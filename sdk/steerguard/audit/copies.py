@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol, runtime_checkable
 
-from steerguard.audit.checkpoint import parse_head
-from steerguard.audit.checkpoint_file import require_readable
-from steerguard.audit.durable import sync_directory, sync_file
-from steerguard.audit.layout import checkpoints_name
+from steerguard.audit.evidence.checkpoint import parse_head
+from steerguard.audit.evidence.checkpoint_file import require_readable
+from steerguard.audit.evidence.durable import sync_directory, sync_file
+from steerguard.audit.evidence.layout import checkpoints_name
 from steerguard.errors import AuditSinkError
 
 NEXT_STEP = "Repair the place of the copy; the log tries again with its next record."

@@ -16,25 +16,26 @@ from typing import Self
 
 import structlog
 
-from steerguard.audit.anchor import Anchor, CheckpointSigner
-from steerguard.audit.checkpoint import SignedHead
-from steerguard.audit.checkpoint_keys import checkpoint_signer
-from steerguard.audit.content import Redactor
-from steerguard.audit.content_rule import ContentRule
-from steerguard.audit.events import EventBody, LogOpen
-from steerguard.audit.fields import ContentMode, SealedContent
-from steerguard.audit.keys import ContentKey
-from steerguard.audit.last_records import Recoverer
-from steerguard.audit.note import NoteKey
-from steerguard.audit.opened_files import OpenedFiles, newest_log
-from steerguard.audit.opening import content_key, prepared_directory, required_sealing_key
+from steerguard.audit.evidence.checkpoint import SignedHead
+from steerguard.audit.evidence.durable import NEW_LOG
+from steerguard.audit.evidence.note import NoteKey
+from steerguard.audit.privacy.content import Redactor
+from steerguard.audit.privacy.content_rule import ContentRule
+from steerguard.audit.privacy.keys import ContentKey
+from steerguard.audit.privacy.sealed_store import SealedStore
+from steerguard.audit.privacy.sealing import SealingKey
 from steerguard.audit.receipt import Receipt
-from steerguard.audit.recovery import recover_logs
-from steerguard.audit.sealed_store import SealedStore
-from steerguard.audit.sealing import SealingKey
+from steerguard.audit.records.events import EventBody, LogOpen
+from steerguard.audit.records.fields import ContentMode, SealedContent
 from steerguard.audit.settings import CheckpointSettings, Durability, Rotation
-from steerguard.audit.sinks import NEW_LOG, AuditSink
-from steerguard.audit.writer import ChainWriter, WriterParts
+from steerguard.audit.sinks import AuditSink
+from steerguard.audit.writing.anchor import Anchor, CheckpointSigner
+from steerguard.audit.writing.checkpoint_keys import checkpoint_signer
+from steerguard.audit.writing.last_records import Recoverer
+from steerguard.audit.writing.opened_files import OpenedFiles, newest_log
+from steerguard.audit.writing.opening import content_key, prepared_directory, required_sealing_key
+from steerguard.audit.writing.recovery import recover_logs
+from steerguard.audit.writing.writer import ChainWriter, WriterParts
 from steerguard.errors import AuditError, AuditSinkError
 from steerguard.signing.keys import Signer
 from steerguard.version import __version__

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from steerguard.audit.checkpoint import DEFAULT_KEY_NAME
 from steerguard.audit.copies import CheckpointCopy
-from steerguard.audit.fields import DurabilityMode
+from steerguard.audit.evidence.checkpoint import DEFAULT_KEY_NAME
+from steerguard.audit.records.fields import DurabilityMode
 from steerguard.errors import AuditError
 from steerguard.signing.keys import Signer
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol, Self, runtime_checkable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
-from steerguard.audit.durable import is_removed, sync_directory, sync_file
+from steerguard.audit.evidence.durable import NEW_LOG, REMOVED, is_removed, sync_directory, sync_file
 from steerguard.errors import AuditSinkError
-
-NEW_LOG: Final = "Call model.guard.use_audit(AuditLog.open(...)) to go on with a new log."
-"""The next step when a log takes no more records."""
-REMOVED: Final = "the file was removed while the log was open"
 
 
 @runtime_checkable

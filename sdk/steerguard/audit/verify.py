@@ -1,7 +1,7 @@
 """Verification of audit logs: what was changed, what is missing, and how far the evidence reaches.
 
 `verify_path` checks a directory or the log of one file, `verify_directory` and `verify_log` one of these.
-What verification shows and what not is written in docs/audit.md.
+What verification shows and what not is written in docs/audit-integrity.md.
 Memory does not grow with the logs: lines are read in blocks, and the tree is its frontier.
 """
 
@@ -11,15 +11,14 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-from steerguard.audit.layout import LogFiles, log_at, logs_in
-from steerguard.audit.tombstones import Tombstones
-from steerguard.audit.verify_deliver import Delivery, OnRecord, deliver
-from steerguard.audit.verify_directory import tombstones_of, verify_set
-from steerguard.audit.verify_files import LineReader
-from steerguard.audit.verify_keys import KeyBook
-from steerguard.audit.verify_log import verify_content, verify_files
-from steerguard.audit.verify_pins import NO_PINS, Pins
-from steerguard.audit.verify_report import (
+from steerguard.audit.evidence.layout import LogFiles, log_at, logs_in
+from steerguard.audit.verification.deliver import Delivery, OnRecord, deliver
+from steerguard.audit.verification.directory import tombstones_of, verify_set
+from steerguard.audit.verification.files import LineReader
+from steerguard.audit.verification.keys import KeyBook
+from steerguard.audit.verification.log import verify_content, verify_files
+from steerguard.audit.verification.pins import NO_PINS, Pins
+from steerguard.audit.verification.report import (
     FAULTS,
     DirectoryReport,
     Fault,
@@ -29,6 +28,7 @@ from steerguard.audit.verify_report import (
     PrunedRange,
     SeenKey,
 )
+from steerguard.audit.verification.tombstones import Tombstones
 
 __all__ = [
     "FAULTS",

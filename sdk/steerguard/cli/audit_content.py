@@ -28,8 +28,8 @@ def content(
 
     Exit status: 0 all rows were read; 1 one could not be, and its `error` says why, or a log is broken; 2 there is none.
     """
-    from steerguard.audit.sealing import SealingKey, required_sealing_key
-    from steerguard.audit.unsealing import unsealed_rows
+    from steerguard.audit.privacy.sealing import SealingKey, required_sealing_key
+    from steerguard.audit.upkeep.unsealing import unsealed_rows
 
     with reported():
         key = required_sealing_key(None if sealing_key is None else SealingKey.from_file(sealing_key))

@@ -25,7 +25,7 @@ def erase(
     Keyed hashes of content are not touched: destroying the key for hashing content cuts their link.
     A backup, a snapshot or a flash device may still hold the keys. Exit status 1 when it failed or was not confirmed.
     """
-    from steerguard.audit.erase import erase_request, sealed_rows
+    from steerguard.audit.upkeep.erase import erase_request, sealed_rows
 
     with reported():
         if not yes:

@@ -28,9 +28,9 @@ from steerguard.cli.audit_reading import (
 )
 
 if TYPE_CHECKING:
-    from steerguard.audit.export import ExportReport
-    from steerguard.audit.read import Selection
-    from steerguard.audit.verify_pins import Pins
+    from steerguard.audit.reading.export import ExportReport
+    from steerguard.audit.reading.selection import Selection
+    from steerguard.audit.verification.pins import Pins
 
 Form = Annotated[
     Literal["jsonl", "cloudevents", "csv"],
@@ -71,8 +71,8 @@ def export(
     Of a broken log what verified is exported, and the break is named on the error stream.
     """
     with usage_errors():
-        from steerguard.audit.export import CSV_TYPE
-        from steerguard.audit.read import event_types
+        from steerguard.audit.reading.export import CSV_TYPE
+        from steerguard.audit.reading.selection import event_types
 
         named = event_types(types) if types else None
         if form == "csv" and named is not None and CSV_TYPE not in named:
@@ -103,7 +103,7 @@ def export(
 def _export(
     path: Path, out: Path | None, form: Literal["jsonl", "cloudevents", "csv"], chosen: Selection, pins: Pins
 ) -> ExportReport:
-    from steerguard.audit import export as exports
+    from steerguard.audit.reading import export as exports
 
     if out is not None:
         with exports.whole_file(out) as file:

@@ -11,7 +11,7 @@ import typer
 from steerguard.cli.reporting import reported
 
 if TYPE_CHECKING:
-    from steerguard.audit.key_rotation import RotatedKey
+    from steerguard.audit.upkeep.key_rotation import RotatedKey
 
 
 class KeyPurpose(StrEnum):
@@ -53,11 +53,11 @@ def keygen(
         if purpose is KeyPurpose.CHECKPOINT:
             typer.echo(_checkpoint_key(path, name))
         elif purpose is KeyPurpose.CONTENT:
-            from steerguard.audit.keys import ContentKey
+            from steerguard.audit.privacy.keys import ContentKey
 
             typer.echo(f"id  {ContentKey.create(path).id}")
         else:
-            from steerguard.audit.sealing import SealingKey
+            from steerguard.audit.privacy.sealing import SealingKey
 
             typer.echo(f"id  {SealingKey.create(path).id}")
 
@@ -84,7 +84,7 @@ def rotate(
     The old key stays as content.<id>.key or checkpoint.<hash>.key, unless it is destroyed. After an interruption, run the
     same command again.
     """
-    from steerguard.audit.key_rotation import rotate_checkpoint_key, rotate_content_key
+    from steerguard.audit.upkeep.key_rotation import rotate_checkpoint_key, rotate_content_key
 
     with reported():
         if purpose is RotatedPurpose.CONTENT:
@@ -105,9 +105,9 @@ def _describe(rotated: RotatedKey) -> None:
 
 def _checkpoint_key(path: Path, name: str | None) -> str:
     """Make a signing key and the file with its verifier key, and return the latter."""
-    from steerguard.audit.checkpoint import DEFAULT_KEY_NAME
-    from steerguard.audit.checkpoint_keys import write_verifier_key
-    from steerguard.audit.note import NoteKey
+    from steerguard.audit.evidence.checkpoint import DEFAULT_KEY_NAME
+    from steerguard.audit.evidence.note import NoteKey
+    from steerguard.audit.writing.checkpoint_keys import write_verifier_key
     from steerguard.errors import AuditKeyError
     from steerguard.signing.keys import SigningKey
 

@@ -16,7 +16,7 @@ _MISFIT_LENGTH: Final = 400
 
 def outcome(record: Record) -> str:
     """Return the intended and the applied action of a decision, and whether there was no answer yet."""
-    from steerguard.audit.read import announces
+    from steerguard.audit.reading.selection import announces
 
     early = ", before the answer" if announces(record) else ""
     return f"{record['intended']} → {record['applied']}{early}"

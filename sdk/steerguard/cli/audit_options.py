@@ -49,8 +49,8 @@ def pins_of(keys: Sequence[str] | None, checkpoints: Sequence[Path] | None) -> P
         AuditKeyError: a key is not a verifier key.
         AuditVerificationError: checkpoints cannot be read.
     """
+    from steerguard.audit.verification.pins import heads_at, pinned_key
     from steerguard.audit.verify import Pins
-    from steerguard.audit.verify_pins import heads_at, pinned_key
 
     return Pins(
         keys=tuple(pinned_key(text) for text in keys or ()),

@@ -42,8 +42,8 @@ def prove(
     if (request is None) == (log is None) or (log is None) != (seq is None):
         typer.echo("Give either --request, or both --log and --seq.", err=True)
         raise typer.Exit(USAGE)
-    from steerguard.audit.proof import proof_document, script_content
-    from steerguard.audit.prove import prove_record, prove_request
+    from steerguard.audit.proving.proof import proof_document, script_content
+    from steerguard.audit.proving.prove import prove_record, prove_request
 
     with reported():
         pins = pins_of(key, checkpoint)

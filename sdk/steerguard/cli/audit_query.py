@@ -62,7 +62,7 @@ def query(
         typer.echo("Give --json or --jsonl, not both.", err=True)
         raise typer.Exit(USAGE)
     with usage_errors():
-        from steerguard.audit.read import event_types
+        from steerguard.audit.reading.selection import event_types
 
         chosen = selection(
             request=request,
@@ -115,7 +115,7 @@ class _Newest:
 
 def _print(rows: Sequence[dict[str, Any]], *, as_json: bool, as_lines: bool, table: bool) -> int:
     """Print the records and return how many do not fit the schema of their type."""
-    from steerguard.audit.read import fits
+    from steerguard.audit.reading.selection import fits
 
     fitting = [fits(row) for row in rows]
     if as_json:

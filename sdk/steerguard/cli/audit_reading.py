@@ -14,9 +14,9 @@ from steerguard.cli.audit_lines import visible
 from steerguard.cli.audit_options import BROKEN, OK, USAGE
 
 if TYPE_CHECKING:
-    from steerguard.audit.read import Selection
-    from steerguard.audit.verify_pins import Pins
-    from steerguard.audit.verify_report import DirectoryReport
+    from steerguard.audit.reading.selection import Selection
+    from steerguard.audit.verification.pins import Pins
+    from steerguard.audit.verification.report import DirectoryReport
 
 Request = Annotated[
     str | None,
@@ -71,7 +71,7 @@ def when(text: str | None) -> str | None:
     Raises:
         AuditError: the text is no time.
     """
-    from steerguard.audit.read import moment
+    from steerguard.audit.reading.selection import moment
 
     return None if text is None else moment(text, now=datetime.now(UTC))
 
@@ -161,7 +161,7 @@ def selection(
     """
     from typing import get_args
 
-    from steerguard.audit.read import Selection
+    from steerguard.audit.reading.selection import Selection
     from steerguard.decision import Action as ActionName
     from steerguard.decision import Cause as CauseName
     from steerguard.errors import AuditError

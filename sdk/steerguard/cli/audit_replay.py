@@ -14,8 +14,8 @@ from steerguard.cli.audit_reading import Since, Until, exit_code, read, usage_er
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from steerguard.audit.replay import Replay
-    from steerguard.audit.self_check import SelfCheck
+    from steerguard.audit.replaying.replay import Replay
+    from steerguard.audit.replaying.self_check import SelfCheck
 
 NewPolicy = Annotated[
     str | None,
@@ -53,7 +53,7 @@ def replay(
         typer.echo("Give either --policy or --check.", err=True)
         raise typer.Exit(USAGE)
     with usage_errors():
-        from steerguard.audit.read import Selection, fits
+        from steerguard.audit.reading.selection import Selection, fits
 
         chosen = Selection(since=when(since), until=when(until))
         run = _self_check(listed) if policy is None else _replay(policy, registry, listed)
@@ -81,13 +81,13 @@ def replay(
 
 
 def _self_check(listed: int) -> SelfCheck:
-    from steerguard.audit.self_check import SelfCheck
+    from steerguard.audit.replaying.self_check import SelfCheck
 
     return SelfCheck(keep=listed)
 
 
 def _replay(policy: str, registry: str | None, listed: int) -> Replay:
-    from steerguard.audit.replay import Replay
+    from steerguard.audit.replaying.replay import Replay
     from steerguard.cli.registry_source import local_registry
     from steerguard.policy.load import load_policy
 

@@ -44,9 +44,9 @@ def report(
     Only records that verify count. The page is one file that loads nothing.
     """
     with usage_errors():
-        from steerguard.audit.read import Selection
-        from steerguard.audit.report import page_of, report_on
-        from steerguard.audit.report_figures import Figures
+        from steerguard.audit.reading.selection import Selection
+        from steerguard.audit.reporting.figures import Figures
+        from steerguard.audit.reporting.report import page_of, report_on
 
         figures = Figures(Selection(since=when(since), until=when(until)))
         checked = read(path, pins_of(keys, checkpoints), figures.add)

@@ -13,8 +13,8 @@ from steerguard.cli.audit_options import AsJson
 from steerguard.cli.reporting import reported
 
 if TYPE_CHECKING:
-    from steerguard.audit.hold import Hold
-    from steerguard.audit.retention import Pruning
+    from steerguard.audit.upkeep.hold import Hold
+    from steerguard.audit.upkeep.retention import Pruning
 
 Directory = Annotated[Path, typer.Argument(help="The directory of the logs.", show_default=False)]
 
@@ -34,7 +34,7 @@ def prune(
 
     Nothing is deleted under a legal hold, and nothing of a log that does not verify.
     """
-    from steerguard.audit.retention import prune as prune_logs
+    from steerguard.audit.upkeep.retention import prune as prune_logs
 
     with reported():
         pruning = prune_logs(directory, older_than_days=older_than, allow_short=allow_short, dry_run=dry_run)
@@ -55,7 +55,7 @@ def hold(
 
     While it is in force nothing is pruned and nothing erased.
     """
-    from steerguard.audit.hold import hold_in_force, place_hold, release_hold
+    from steerguard.audit.upkeep.hold import hold_in_force, place_hold, release_hold
 
     if release and reason is None:
         raise typer.BadParameter("Say why the hold is lifted: --release --reason TEXT.")

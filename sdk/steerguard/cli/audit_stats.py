@@ -56,8 +56,8 @@ def stats(
     Shares come with 95 % Wilson intervals. Quantiles are off by at most one per cent.
     """
     with usage_errors():
-        from steerguard.audit.read import Selection
-        from steerguard.audit.stats import Totals
+        from steerguard.audit.reading.selection import Selection
+        from steerguard.audit.reading.stats import Totals
 
         chosen = Selection(since=when(since), until=when(until))
         totals = Totals(by)

@@ -14,7 +14,7 @@ from steerguard.cli.audit_options import BROKEN, OK, USAGE, LogPath
 from steerguard.cli.audit_reading import AsLines, Types, usage_errors
 
 if TYPE_CHECKING:
-    from steerguard.audit.tail import TailItem
+    from steerguard.audit.reading.tail import TailItem
 
 POLL_SECONDS: Final = 0.25
 
@@ -41,9 +41,9 @@ def tail(
 
 
 def _run(path: Path, printer: _Printer, *, follow: bool, count: int, types: list[str] | None) -> None:
-    from steerguard.audit.layout import log_at, logs_in
-    from steerguard.audit.read import event_types
-    from steerguard.audit.tail import Tail
+    from steerguard.audit.evidence.layout import log_at, logs_in
+    from steerguard.audit.reading.selection import event_types
+    from steerguard.audit.reading.tail import Tail
 
     named = event_types(types) if types else None
 
@@ -67,8 +67,8 @@ class _Printer:
         self._as_lines = as_lines
 
     def print(self, items: Iterable[TailItem]) -> None:
-        from steerguard.audit.read import fits
-        from steerguard.audit.tail import TailBreak
+        from steerguard.audit.reading.selection import fits
+        from steerguard.audit.reading.tail import TailBreak
 
         for item in items:
             if isinstance(item, TailBreak):

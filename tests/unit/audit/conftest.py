@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from steerguard.audit.fields import ArtifactPin, ModelReference, PolicyReference
-from steerguard.audit.keys import ContentKey
-from steerguard.audit.record import DecisionContext
+from steerguard.audit.privacy.keys import ContentKey
+from steerguard.audit.records.fields import ArtifactPin, ModelReference, PolicyReference
+from steerguard.audit.records.record import DecisionContext
 from steerguard.decision import Decision, Dose, Reading, Threshold, Usage
 
 DIGEST = "sha256:" + "a" * 64

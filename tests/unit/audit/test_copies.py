@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from steerguard.audit.checkpoint import TreeHead, sign_head, split_notes
 from steerguard.audit.copies import CallableCopy, CheckpointCopy, DirectoryCopy, StreamCopy
+from steerguard.audit.evidence.checkpoint import TreeHead, sign_head, split_notes
 from steerguard.errors import AuditSinkError
 from steerguard.signing.keys import SigningKey
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 import pytest
 from tests.audit_directories import records_in
 
-from steerguard.audit.content import token_content
-from steerguard.audit.keys import ContentKey
 from steerguard.audit.log import AuditLog
-from steerguard.audit.record import decision_event
+from steerguard.audit.privacy.content import token_content
+from steerguard.audit.privacy.keys import ContentKey
+from steerguard.audit.records.record import decision_event
 from steerguard.audit.settings import CheckpointSettings, Durability, Rotation
 from steerguard.audit.verify import verify_directory
 from steerguard.errors import AuditError, AuditSinkError

@@ -13,11 +13,11 @@ import pytest
 import structlog
 from tests.revocations import artifact
 
-from steerguard.audit.content import text_content, token_content
-from steerguard.audit.events import GuardBypass, GuardDecision, GuardError
-from steerguard.audit.keys import ContentKey
 from steerguard.audit.log import AuditLog
-from steerguard.audit.record import bypass_event, decision_event, revoked_event
+from steerguard.audit.privacy.content import text_content, token_content
+from steerguard.audit.privacy.keys import ContentKey
+from steerguard.audit.records.events import GuardBypass, GuardDecision, GuardError
+from steerguard.audit.records.record import bypass_event, decision_event, revoked_event
 from steerguard.audit.sinks import MemorySink
 from steerguard.audit.verify import verify_bytes, verify_directory, verify_path
 from steerguard.errors import AuditError, AuditKeyError, AuditSinkError
@@ -274,7 +274,7 @@ FORK = """
 import os, sys, threading
 from pathlib import Path
 from steerguard.audit.log import AuditLog
-from steerguard.audit.record import bypass_event
+from steerguard.audit.records.record import bypass_event
 from steerguard.audit.sinks import MemorySink
 from steerguard.errors import AuditSinkError
 log = AuditLog.open(Path(sys.argv[1]), content="none")
@@ -331,6 +331,6 @@ def test_a_child_that_records_nothing_makes_no_log(tmp_path):
 
 
 def test_the_audit_log_needs_no_torch():
-    script = "import sys, steerguard.audit.log, steerguard.audit.record, steerguard.audit.verify; assert 'torch' not in sys.modules"
+    script = "import sys, steerguard.audit.log, steerguard.audit.records.record, steerguard.audit.verify; assert 'torch' not in sys.modules"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=60)

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from steerguard.audit.content import token_content
 from steerguard.audit.log import AuditLog
-from steerguard.audit.record import decision_event
+from steerguard.audit.privacy.content import token_content
+from steerguard.audit.records.record import decision_event
 from steerguard.audit.sinks import FileSink, MemorySink
 from steerguard.audit.verify import verify_bytes, verify_path
 from steerguard.errors import AuditSinkError
@@ -202,7 +202,7 @@ BROKEN_AT_EXIT = """
 import os, sys
 from pathlib import Path
 from steerguard.audit.log import AuditLog
-from steerguard.audit.record import bypass_event
+from steerguard.audit.records.record import bypass_event
 from steerguard.errors import AuditSinkError
 log = AuditLog.open(Path(sys.argv[1]), content="none")
 os.dup2(os.open("/dev/full", os.O_WRONLY), log._writer._segments._row.current.descriptor)

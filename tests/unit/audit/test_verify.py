@@ -6,9 +6,9 @@ import orjson
 import pytest
 from tests.built_audit_logs import KEY, KEY_NAME, Builder, events, log_id
 
-from steerguard.audit.chain import FIRST_PREV, canonical_line, leaf_hash
-from steerguard.audit.checkpoint import TreeHead, sign_head
-from steerguard.audit.layout import log_at, segment_name
+from steerguard.audit.evidence.checkpoint import TreeHead, sign_head
+from steerguard.audit.evidence.layout import log_at, segment_name
+from steerguard.audit.records.chain import FIRST_PREV, canonical_line, leaf_hash
 from steerguard.audit.verify import Pins, verify_bytes, verify_log
 
 

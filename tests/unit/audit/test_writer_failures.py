@@ -13,11 +13,11 @@ import pytest
 import structlog
 from tests.audit_directories import records_in, types_in
 
-from steerguard.audit.checkpoint import parse_head, split_notes
-from steerguard.audit.content import token_content
+from steerguard.audit.evidence.checkpoint import parse_head, split_notes
+from steerguard.audit.evidence.note import NoteKey
 from steerguard.audit.log import AuditLog
-from steerguard.audit.note import NoteKey
-from steerguard.audit.record import decision_event
+from steerguard.audit.privacy.content import token_content
+from steerguard.audit.records.record import decision_event
 from steerguard.audit.settings import CheckpointSettings, Durability, Rotation
 from steerguard.audit.verify import verify_directory
 from steerguard.errors import AuditSinkError
@@ -155,7 +155,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from steerguard.audit.log import AuditLog
-from steerguard.audit.record import bypass_event
+from steerguard.audit.records.record import bypass_event
 from steerguard.audit.settings import CheckpointSettings, Rotation
 from steerguard.errors import AuditSinkError
 log = AuditLog.open(

@@ -6,11 +6,11 @@ import pytest
 from tests.audit_events import decision, recorded_content
 from typer.testing import CliRunner
 
-from steerguard.audit.erase import sealed_rows
-from steerguard.audit.hold import place_hold
-from steerguard.audit.layout import logs_in
+from steerguard.audit.evidence.layout import logs_in
 from steerguard.audit.log import AuditLog
-from steerguard.audit.sealing import SEALING_VARIABLE, SealingKey
+from steerguard.audit.privacy.sealing import SEALING_VARIABLE, SealingKey
+from steerguard.audit.upkeep.erase import sealed_rows
+from steerguard.audit.upkeep.hold import place_hold
 from steerguard.cli.audit import app
 
 runner = CliRunner()

@@ -14,8 +14,8 @@ from tests.audit_events import LOG, OTHER_LOG, bypass, decision, refusal
 from tests.chained_logs import fields, write_log
 from typer.testing import CliRunner
 
-from steerguard.audit.export import FORMATS
-from steerguard.audit.layout import segment_name
+from steerguard.audit.evidence.layout import segment_name
+from steerguard.audit.reading.export import FORMATS
 from steerguard.cli.audit import app
 
 

@@ -5,11 +5,11 @@ import stat
 import pytest
 from typer.testing import CliRunner
 
-from steerguard.audit.checkpoint_keys import CHECKPOINT_VARIABLE
-from steerguard.audit.keys import KEY_VARIABLE, ContentKey
+from steerguard.audit.evidence.note import NoteKey
 from steerguard.audit.log import AuditLog
-from steerguard.audit.note import NoteKey
-from steerguard.audit.sealing import SealingKey
+from steerguard.audit.privacy.keys import KEY_VARIABLE, ContentKey
+from steerguard.audit.privacy.sealing import SealingKey
+from steerguard.audit.writing.checkpoint_keys import CHECKPOINT_VARIABLE
 from steerguard.cli.audit import app
 from steerguard.signing.keys import SigningKey
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tests.audit_events import BODIES, LOG, SAMPLES, bodies, refusal
 from tests.chained_logs import record
 
-from steerguard.audit.chain import canonical_line
+from steerguard.audit.records.chain import canonical_line
 from steerguard.cli.audit_lines import json_line, one_line, visible
 
 SAID = {

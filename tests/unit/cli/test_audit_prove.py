@@ -8,7 +8,7 @@ import pytest
 from tests.proven_logs import KEY, LOG, OTHER_KEY, head_over, lines_of, write_log
 from typer.testing import CliRunner
 
-from steerguard.audit.proof import PROOF_FORMAT, script_content
+from steerguard.audit.proving.proof import PROOF_FORMAT, script_content
 from steerguard.cli.audit import app
 
 SIZE = 12

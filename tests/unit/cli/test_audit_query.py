@@ -7,7 +7,7 @@ from tests.audit_events import LOG, OTHER_LOG, SAMPLES, bypass, decision, readin
 from tests.chained_logs import OPEN, chained, content, fields, write_log
 from typer.testing import CliRunner
 
-from steerguard.audit.layout import checkpoints_name, segment_name
+from steerguard.audit.evidence.layout import checkpoints_name, segment_name
 from steerguard.audit.log import AuditLog
 from steerguard.cli.audit import app
 

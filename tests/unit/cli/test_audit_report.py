@@ -9,7 +9,7 @@ from tests import audit_days as days
 from tests.html_page import Page
 from typer.testing import CliRunner
 
-from steerguard.audit.layout import logs_in
+from steerguard.audit.evidence.layout import logs_in
 from steerguard.cli.audit import app
 
 

@@ -7,9 +7,9 @@ import pytest
 from tests.audit_events import bypass
 from typer.testing import CliRunner
 
-from steerguard.audit import retention
-from steerguard.audit.hold import HOLD_FILE
 from steerguard.audit.log import AuditLog
+from steerguard.audit.upkeep import retention
+from steerguard.audit.upkeep.hold import HOLD_FILE
 from steerguard.cli.audit import app
 
 runner = CliRunner()

@@ -7,8 +7,8 @@ from tests.audit_events import LOG, OTHER_LOG, bypass, decision, refusal, reques
 from tests.chained_logs import fields, write_log
 from typer.testing import CliRunner
 
-from steerguard.audit.layout import segment_name
-from steerguard.audit.stats import GROUPINGS
+from steerguard.audit.evidence.layout import segment_name
+from steerguard.audit.reading.stats import GROUPINGS
 from steerguard.cli.audit import app
 
 

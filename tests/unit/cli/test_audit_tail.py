@@ -13,8 +13,8 @@ from tests.audit_events import LOG, OTHER_LOG, bypass, decision, refusal
 from tests.chained_logs import chained, content, fields, write_log
 from typer.testing import CliRunner
 
-from steerguard.audit.chain import leaf_hash
-from steerguard.audit.layout import segment_name
+from steerguard.audit.evidence.layout import segment_name
+from steerguard.audit.records.chain import leaf_hash
 from steerguard.cli.audit import app
 
 SECONDS = 30

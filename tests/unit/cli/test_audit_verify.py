@@ -7,7 +7,7 @@ import pytest
 from tests.built_audit_logs import FOREIGN_KEY, PINNED, Builder, events, log_id, note_key
 from typer.testing import CliRunner
 
-from steerguard.audit.layout import checkpoints_name, segment_name
+from steerguard.audit.evidence.layout import checkpoints_name, segment_name
 from steerguard.audit.verify import FAULTS
 from steerguard.cli.audit import app
 

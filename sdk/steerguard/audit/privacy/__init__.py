@@ -1,0 +1,1 @@
+"""Content of prompts and answers: keyed hashes, redaction and encryption."""

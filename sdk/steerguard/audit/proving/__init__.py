@@ -1,0 +1,1 @@
+"""Proofs that a record is in a signed log."""

@@ -1,0 +1,1 @@
+"""Reading what verified: selection, totals, the newest records, other formats."""

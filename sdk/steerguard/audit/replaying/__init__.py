@@ -1,0 +1,1 @@
+"""Deciding again from the readings of a log."""

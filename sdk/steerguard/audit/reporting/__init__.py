@@ -1,0 +1,1 @@
+"""The report on a directory of logs, as figures and as a page."""

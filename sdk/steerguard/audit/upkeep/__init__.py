@@ -1,0 +1,1 @@
+"""What is done to a directory of logs: retention, legal hold, erasure, key rotation."""

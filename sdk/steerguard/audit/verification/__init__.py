@@ -1,0 +1,1 @@
+"""How a log is verified, from its files to a report."""

@@ -1,0 +1,69 @@
+"""The files that a log is written to while it is open."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from steerguard.audit.evidence.checkpoint_file import CheckpointFile
+from steerguard.audit.evidence.layout import checkpoints_name, logs_in, segment_name
+from steerguard.audit.writing.segments import Segments
+from steerguard.errors import AuditSinkError, AuditVerificationError
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFiles:
+    """The segments and the locked file of checkpoints of one log."""
+
+    directory: Path
+    log: str
+    segments: Segments
+    checkpoints: CheckpointFile
+
+    @classmethod
+    def create(cls, directory: Path, log: str) -> Self:
+        """Make the files of a new log; the lock comes before everything else.
+
+        Raises:
+            AuditSinkError: one of them cannot be made; then there is none.
+        """
+        checkpoints = CheckpointFile.create(directory, log)
+        try:
+            return cls(directory, log, Segments.create(directory, log), checkpoints)
+        except BaseException:
+            checkpoints.close()
+            _remove(directory, log)
+            raise
+
+    def discard(self) -> None:
+        """Remove the files of a log whose first record could not be written: nothing is in them."""
+        self.segments.close()
+        self.checkpoints.close()
+        _remove(self.directory, self.log)
+
+
+def newest_log(directory: Path) -> str | None:
+    """Return the id of the newest log in a directory.
+
+    Raises:
+        AuditSinkError: the directory cannot be read.
+    """
+    try:
+        logs = [files.log for files in logs_in(directory) if files.segments or files.checkpoints is not None]
+    except AuditVerificationError as error:
+        raise AuditSinkError(
+            "The directory for audit logs cannot be read.",
+            where=directory,
+            found=error.found,
+            next_step="Give a directory that this process can read and write.",
+        ) from error
+    return max(logs, default=None)
+
+
+def _remove(directory: Path, log: str) -> None:
+    # What cannot be removed is empty, and the next process that opens a log finishes it.
+    for name in (segment_name(log, 0), checkpoints_name(log)):
+        with suppress(OSError):
+            (directory / name).unlink(missing_ok=True)

@@ -1,0 +1,432 @@
+"""What a guarded model does while its disk is full: scenes for a process of its own, since they limit all its files.
+
+`python -m tests.audit_fault_scenes KIND FOLDER [SEQUENCES]` plays every scene in FOLDER and prints a JSON line for each.
+KIND is `limit` (no file may grow, EFBIG) or `disk` (FOLDER becomes a small file system that is full, ENOSPC).
+With SEQUENCES it plays so many random sequences of faults instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import traceback
+from pathlib import Path
+
+from tests.audit_faults import (
+    KEY,
+    SIGNER,
+    FullDisk,
+    Keeper,
+    Service,
+    SizeLimit,
+    opened,
+    records_of,
+    require_accounted,
+    require_clear,
+    service,
+)
+from tests.guarded_models import conversation, fresh_model, guarded, policy, shared_model, splitting_threshold
+
+import steerguard
+from steerguard.audit.log import AuditLog
+from steerguard.audit.privacy.sealing import SealingKey
+from steerguard.audit.settings import CheckpointSettings, Durability, Rotation
+from steerguard.errors import AuditError, NotWrappedError
+from steerguard.testing import MemorySink
+
+DISK = 1 << 20
+"""Bytes of the small file system."""
+SEALING = SealingKey.of_secret(bytes(range(32)))
+
+
+@functools.cache
+def document(strategy="buffer", content="hmac"):
+    """A policy whose threshold splits a batch; made before anything is limited."""
+    more = f"streaming: {{strategy: {strategy}}}\naudit: {{content: {content}}}"
+    return policy(splitting_threshold(), "refuse", more=more)
+
+
+def between_two_decisions_of_a_batch(fault, folder):
+    log = opened(folder)
+    partly = 0
+    with service(log, document=document()) as served:
+        for room in range(0, 12_000, 1500):
+            served.must_answer(2)
+            fault.begin(room)
+            served.must_refuse(8)
+            served.must_refuse(1) if room == 0 else served.ask(1)
+            fault.end()
+            served.must_answer(3)
+        assert served.guard.audit is log
+        log.close()
+        records = require_accounted(served.released, folder)
+        served.require_accounted(folder)
+        finished = {record["req"] for record in records if record["type"] == "guard.request"}
+        partly = [record for record in records if record["type"] == "guard.decision" and record["req"] not in finished]
+    assert partly, "no fault fell between two decisions"
+
+
+def a_stream(fault, folder, strategy):
+    log = opened(folder)
+    with service(log, document=document(strategy)) as served:
+        served.must_answer(1, streamer=Keeper())
+        keeper = Keeper(act=fault.begin)
+        if strategy == "buffer":
+            fault.begin()
+        served.must_refuse(1, streamer=keeper)
+        shown = keeper.columns[1:]
+        assert keeper.ends == 1, "a consumer waits for ever"
+        assert (strategy == "buffer") == (shown == []), shown
+        # Once the disk is full, not even a stream that releases first may begin.
+        keeper = Keeper()
+        served.must_refuse(1, streamer=keeper)
+        assert (keeper.columns[1:], keeper.ends) == ([], 1)
+        fault.end()
+        keeper = Keeper()
+        served.must_answer(1, streamer=keeper)
+        assert keeper.columns[1:]
+        log.close()
+        records = require_accounted(served.released, folder)
+    if strategy == "window" and shown:
+        begun = {record["req"] for record in records if record["type"] == "guard.decision"}
+        finished = {record["req"] for record in records if record["type"] == "guard.request"}
+        assert len(begun - finished) == 1, "the text that had left has no record of its verdict"
+
+
+def buffered_stream(fault, folder):
+    a_stream(fault, folder, "buffer")
+
+
+def window_stream(fault, folder):
+    a_stream(fault, folder, "window")
+
+
+def passthrough_stream(fault, folder):
+    a_stream(fault, folder, "unsafe_passthrough")
+
+
+def at_a_rotation(fault, folder):
+    log = opened(folder, rotation=Rotation(max_bytes=4000))
+    with service(log, document=document()) as served:
+        for room in (0, 200, 900, 2500, 0):
+            served.must_answer(4)
+            fault.begin(room)
+            for _ in range(3):
+                served.ask(3)
+            served.must_refuse(8)
+            fault.end()
+            served.must_answer(1)
+        assert len(list(folder.glob("*.jsonl"))) > 5
+        log.close()
+        served.require_accounted(folder)
+
+
+def at_a_checkpoint(fault, folder):
+    log = opened(folder, checkpoints=CheckpointSettings(signer=SIGNER, every_records=1))
+    with service(log, document=document()) as served:
+        for room in (0, 150, 300, 2000, 0):
+            served.must_answer(1)
+            fault.begin(room)
+            served.must_refuse(8)
+            fault.end()
+            served.must_answer(1)
+        log.close()
+        served.require_accounted(folder)
+
+
+def with_encrypted_content(fault, folder):
+    log = opened(folder, key=None, content="encrypted", sealing=SEALING, rotation=Rotation(max_bytes=4000))
+    with service(log, document=document(content="encrypted")) as served:
+        for room in (0, 300, 1200, 2400, 0):
+            served.must_answer(2)
+            fault.begin(room)
+            served.must_refuse(8)
+            fault.end()
+            served.must_answer(2)
+        log.close()
+    records = records_of(folder)
+    finished = {record["req"] for record in records if record["type"] == "guard.request"}
+    kept = [record for record in records if record["type"] == "guard.decision" and record["req"] in finished]
+    assert len(kept) == len(served.released)
+
+
+def at_close(fault, folder):
+    log = opened(folder)
+    with service(log, document=document()) as served:
+        served.must_answer(2)
+        fault.begin()
+        error = raised(log.close)
+        require_clear(error)
+        served.must_refuse(1)
+        fault.end()
+        served.must_refuse(1)
+        served.guard.use_audit(opened(folder))
+        served.must_answer(2)
+        served.guard.audit.close()
+        served.require_accounted(folder)
+
+
+def at_open(fault, folder):
+    with service(AuditLog.open(sink=MemorySink(), key=KEY), document=document()) as served:
+        for fresh in (True, False):
+            place = folder / "fresh" if fresh else folder / "used"
+            if not fresh:
+                AuditLog.open(place).close()
+            fault.begin()
+            before = sorted(place.rglob("*")) if place.exists() else []
+            error = raised(lambda place=place: AuditLog.open(place))
+            assert isinstance(error, AuditError)
+            assert error.next_step
+            assert error.where
+            if not fresh:
+                assert sorted(place.rglob("*")) == before, "an empty log was left behind"
+            fault.end()
+            served.guard.use_audit(AuditLog.open(place, key=KEY))
+            served.must_answer(2)
+            served.guard.audit.close()
+    require_accounted(served.released, folder / "fresh", folder / "used")
+
+
+def when_wrapping_and_unwrapping(fault, folder):
+    model = fresh_model()
+    registry_of_weights = shared_model()
+    with guarded(registry_of_weights):
+        pass
+    log = opened(folder)
+    fault.begin()
+    error = raised(lambda: service(log, model=model, document=document()).__enter__())
+    require_clear(error)
+    try:
+        steerguard.unwrap(model)
+    except NotWrappedError:
+        pass
+    else:
+        raise AssertionError("the model was wrapped without a record")
+    fault.end()
+    with service(log, model=model, document=document()) as served:
+        served.must_answer(2)
+        fault.begin()
+        require_clear(raised(lambda: steerguard.unwrap(model)))
+        served.must_refuse(1)
+        fault.end()
+        served.must_answer(2)
+        log.close()
+        served.require_accounted(folder)
+
+
+def checks_bypasses_and_forward_passes(fault, folder):
+    log = opened(folder)
+    with service(log, document=document()) as served:
+        fault.begin()
+        require_clear(raised(lambda: served.guard.check(conversation("hello there"))))
+        require_clear(raised(lambda: served.guard.explain(conversation("hello there"))))
+        entered = []
+
+        def bypass():
+            with served.guard.unguided("a test"):
+                entered.append(True)
+
+        require_clear(raised(bypass))
+        assert not entered
+        served.must_refuse(1)
+        fault.end()
+        bypass()
+        assert entered
+        assert served.guard.check(conversation("hello there")).request
+        served.must_answer(1)
+        log.close()
+    records_of(folder)
+
+
+def after_a_fork(fault, folder):
+    log = opened(folder)
+    with service(log, document=document()) as served:
+        served.must_answer(1)
+        asked, answered = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            os._exit(_child(fault, served, asked[0], answered[1]))
+        fault.begin()
+        served.must_refuse(1)
+        os.write(asked[1], b"full\n")
+        assert os.read(answered[0], 100) == b"refused\n"
+        fault.end()
+        os.write(asked[1], b"free\n")
+        assert os.read(answered[0], 100) == b"released\n"
+        assert os.waitpid(child, 0)[1] == 0
+        for end in (*asked, *answered):
+            os.close(end)
+        served.must_answer(1)
+        log.close()
+        records = records_of(folder)
+        opens = [record for record in records if record["type"] == "log.open"]
+        assert [one["forked_from"] for one in opens].count(log.log_id) == 1
+        # The child released one answer of two rows.
+        finished = [record for record in records if record["type"] == "guard.request"]
+        assert sum(one["rows"] for one in finished) == len(served.released) + 2
+
+
+def _child(fault, served, asked, answered):
+    """Ask while the disk is full and again when it is not, as the parent says when; return an exit status."""
+    try:
+        for act in (fault.begin, fault.end):
+            os.read(asked, 100)
+            if fault.of_process:
+                act()
+            error = served.ask(2)
+            os.write(answered, b"released\n" if error is None else b"refused\n")
+        served.guard.audit.close()
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def threads_at_once(fault, folder):
+    log = opened(folder, rotation=Rotation(max_bytes=20_000))
+    with service(log, document=document()) as served:
+        served.must_answer(2)
+        workers = [Service(served.model, served.called) for _ in range(2)]
+        full, stop = threading.Event(), threading.Event()
+
+        def work(worker):
+            while not stop.is_set():
+                worker.ask(3)
+
+        threads = [threading.Thread(target=work, args=(worker,)) for worker in workers]
+        for thread in threads:
+            thread.start()
+        for _ in range(4):
+            fault.begin(1000)
+            full.wait(0.15)
+            fault.end()
+            full.wait(0.1)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert all(worker.released for worker in workers)
+        assert any(worker.errors for worker in workers)
+        served.released += [answer for worker in workers for answer in worker.released]
+        served.must_answer(2)
+        log.close()
+        served.require_accounted(folder)
+
+
+SCENES = {
+    scene.__name__: scene
+    for scene in (
+        between_two_decisions_of_a_batch,
+        buffered_stream,
+        window_stream,
+        passthrough_stream,
+        at_a_rotation,
+        at_a_checkpoint,
+        with_encrypted_content,
+        at_close,
+        at_open,
+        when_wrapping_and_unwrapping,
+        checks_bypasses_and_forward_passes,
+        after_a_fork,
+        threads_at_once,
+    )
+}
+
+
+def sequence(fault, folder, served, seed):
+    """Play one random sequence of faults on a log of its own; return how many answers were released and refused.
+
+    A call may find the disk full to the byte, nearly full, or free, may be a batch or a stream, and may come when a
+    checkpoint or a new segment is due.
+    """
+    draw = random.Random(seed)
+    log = opened(
+        folder,
+        durability=Durability(mode=draw.choice(["never", "interval", "batch", "always"]), records=draw.randint(1, 5)),
+        rotation=Rotation(max_bytes=draw.choice([2500, 6000, 1 << 20])),
+        checkpoints=CheckpointSettings(signer=SIGNER, every_records=draw.choice([1, 3, 8, 1000])),
+    )
+    served.guard.use_audit(log)
+    served.released.clear()
+    served.called.clear()
+    refused = 0
+    for _ in range(draw.randint(2, 4)):
+        for _ in range(draw.randint(0, 2)):
+            served.must_answer(draw.randint(1, 4))
+        fault.begin(draw.choice([0, draw.randint(1, 400), draw.randint(1, 6000)]))
+        for _ in range(draw.randint(1, 3)):
+            streamer = {"streamer": Keeper()} if draw.random() < 0.3 else {}
+            refused += served.ask(draw.randint(1, 4), **streamer) is not None
+        fault.end()
+    served.must_answer(draw.randint(1, 4))
+    assert served.guard.audit is log
+    released = len(served.released)
+    log.close()
+    served.require_accounted(folder)
+    return released, refused
+
+
+def sequences(fault, folder, count):
+    """Play random sequences; return the sums of `sequence`."""
+    totals = [0, 0]
+    with service(AuditLog.open(sink=MemorySink(), key=KEY), document=document("window")) as served:
+        for seed in range(count):
+            place = folder / str(seed)
+            try:
+                totals = [sum(pair) for pair in zip(totals, sequence(fault, place, served, seed), strict=True)]
+            except BaseException as error:
+                error.add_note(f"seed {seed}")
+                raise
+            finally:
+                fault.end()
+            shutil.rmtree(place)
+    return tuple(totals)
+
+
+def main(kind, folder, *rest):
+    """Play all scenes, or random sequences, and print what came of each as a JSON line."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # What is made on first use is made before anything is limited.
+    for strategy in ("buffer", "window", "unsafe_passthrough"):
+        document(strategy)
+    document(content="encrypted")
+    if kind == "disk":
+        options = f"size={DISK},nr_inodes=4000,mode=0700"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    fault = (FullDisk if kind == "disk" else SizeLimit)(folder)
+    if rest:
+        play("sequences", lambda: sequences(fault, folder, int(rest[0])))
+        return
+    for name, scene in SCENES.items():
+        place = folder / name
+        place.mkdir()
+        play(name, lambda scene=scene, place=place: scene(fault, place))
+        fault.end()
+        shutil.rmtree(place)
+
+
+def play(name, scene):
+    try:
+        result, failure = scene(), None
+    except BaseException:
+        result, failure = None, traceback.format_exc()
+    print(json.dumps({"scene": name, "result": result, "failure": failure}), flush=True)
+
+
+def raised(action):
+    """Return the error of the audit log that an action must raise."""
+    try:
+        action()
+    except AuditError as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
