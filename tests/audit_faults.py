@@ -17,6 +17,7 @@ from tests.guarded_models import CONTENTS, answers, guarded, policy, prompts, sh
 
 from steerguard.audit.privacy.keys import ContentKey
 from steerguard.audit.log import AuditLog
+from steerguard.audit.records.record import bypass_event
 from steerguard.audit.settings import CheckpointSettings
 from steerguard.audit.verify import verify_directory
 from steerguard.errors import AuditSinkError
@@ -100,6 +101,16 @@ class Service:
         assert len(self.called) == before, "the callback got a decision without a record"
         return error
 
+    def exhaust(self):
+        """Write small records until nothing fits: a full disk still has the rest of a file's last page."""
+        for _ in range(100):
+            try:
+                self.guard.audit.record(bypass_event("unguided", "full"))
+            except AuditSinkError as error:
+                require_clear(error)
+                return
+        raise AssertionError("the disk is not full")
+
     def require_accounted(self, *folders: Path):
         """Every log verifies, and the answers on record for finished requests are those that were released."""
         require_accounted(self.released, *folders)
@@ -109,8 +120,16 @@ class Service:
 
 
 @contextmanager
-def service(audit, *, document=None, model=None, **named):
-    """The shared tiny model under a guard; rows of a batch differ in what is decided about them."""
+def service(audit, *, document=None, model=None, spare=None, **named):
+    """The shared tiny model under a guard; rows of a batch differ in what is decided about them.
+
+    Args:
+        audit: its log.
+        document: its policy.
+        model: another model.
+        spare: the log that its unwrapping is recorded in, which the caller closes.
+        named: as for `steerguard.wrap`.
+    """
     called: list[Any] = []
     chosen = document or policy(splitting_threshold(), "refuse")
     with guarded(model or shared_model(), chosen, audit=audit, on_decision=called.append, **named) as wrapped:
@@ -118,7 +137,7 @@ def service(audit, *, document=None, model=None, **named):
             yield Service(wrapped, called)
         finally:
             # Unwrapping is recorded too, and the log of a test may be broken or closed by now.
-            wrapped.guard.use_audit(AuditLog.open(sink=MemorySink(), key=KEY))
+            wrapped.guard.use_audit(spare or AuditLog.open(sink=MemorySink(), key=KEY))
 
 
 def opened(folder, *, checkpoints=None, **named):
@@ -168,10 +187,12 @@ class SizeLimit:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def begin(self, room=0):
-        """Let no file grow beyond `room` bytes more than the largest file of the folder."""
-        largest = max((path.stat().st_size for path in self.folder.rglob("*") if path.is_file()), default=0)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest + room, resource.RLIM_INFINITY))
+    def begin(self, room=None):
+        """Let no file grow beyond `room` bytes more than the largest file of the folder; or let none grow at all."""
+        limit = 0
+        if room is not None:
+            limit = room + max((path.stat().st_size for path in self.folder.rglob("*") if path.is_file()), default=0)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
     def end(self):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -186,15 +207,15 @@ class FullDisk:
         self.folder = folder
         self._filler = folder / "filler"
 
-    def begin(self, room=0):
-        """Leave no more than `room` bytes, and so many of the last page of each file as it happens to have."""
+    def begin(self, room=None):
+        """Leave `room` bytes in whole pages, and what the last page of each file has; or leave no name free either."""
         self._filler.mkdir(exist_ok=True)
         with self._filler.joinpath("bytes").open("ab", buffering=0) as file:
             free = os.statvfs(self.folder)
-            left = free.f_bavail * free.f_frsize - room
+            left = free.f_bavail * free.f_frsize - (room or 0)
             if left > 0:
                 os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), left)
-        if room:
+        if room is not None:
             return
         number = 0
         try:

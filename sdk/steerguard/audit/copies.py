@@ -139,5 +139,9 @@ class CallableCopy:
 
 def _failed(where: object, found: str | None) -> AuditSinkError:
     return AuditSinkError(
-        "A checkpoint could not be copied to its second place.", where=where, found=found, next_step=NEXT_STEP
+        "A checkpoint could not be copied to its second place.",
+        where=where,
+        expected="a place that keeps it",
+        found=found,
+        next_step=NEXT_STEP,
     )

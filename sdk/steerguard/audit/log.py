@@ -396,4 +396,5 @@ def _after_fork_in_child() -> None:
 
 
 def _unavailable(found: str) -> AuditSinkError:
-    return AuditSinkError("The audit log cannot take a record.", found=found, next_step=NEW_LOG)
+    summary = "The audit log cannot take a record."
+    return AuditSinkError(summary, where="AuditLog", expected="an open log", found=found, next_step=NEW_LOG)

@@ -111,6 +111,7 @@ class FileSink:
             raise AuditSinkError(
                 "The audit log file cannot be made.",
                 where=path,
+                expected="a new file in a directory that takes it",
                 found=error.strerror,
                 next_step="Give a directory that this process can write to.",
             ) from error
@@ -135,6 +136,7 @@ class FileSink:
             raise AuditSinkError(
                 "An audit log cannot be continued.",
                 where=path,
+                expected="a file that can be cut and written to",
                 found=error.strerror,
                 next_step="Free space or repair the directory, then try again.",
             ) from error
@@ -239,7 +241,9 @@ class FileSink:
 
     def _cut_back(self) -> None:
         try:
-            os.ftruncate(self._descriptor, self._kept.size)
+            # A medium that takes no writes does not let a file be cut either, and then there is nothing to cut.
+            if os.fstat(self._descriptor).st_size != self._kept.size:
+                os.ftruncate(self._descriptor, self._kept.size)
         except OSError:
             self._broken = True
 
@@ -251,6 +255,7 @@ class FileSink:
         return AuditSinkError(
             "The audit record could not be written.",
             where=self._where,
+            expected="the whole record in its file",
             found=found,
             next_step=NEW_LOG
             if self._broken or self._closed

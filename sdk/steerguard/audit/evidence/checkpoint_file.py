@@ -63,6 +63,7 @@ class CheckpointFile:
             raise AuditSinkError(
                 "The file of checkpoints cannot be made.",
                 where=path,
+                expected="a new, locked file in a directory that takes it",
                 found=error.strerror,
                 next_step="Give a directory that this process can write to, on a file system with locks.",
             ) from error
@@ -137,7 +138,11 @@ class CheckpointFile:
 
     def _failure(self, found: str | None, next_step: str) -> AuditSinkError:
         return AuditSinkError(
-            "A checkpoint of the audit log could not be written.", where=self._path, found=found, next_step=next_step
+            "A checkpoint of the audit log could not be written.",
+            where=self._path,
+            expected="the whole checkpoint in its file",
+            found=found,
+            next_step=next_step,
         )
 
 
@@ -167,6 +172,7 @@ def require_readable(content: bytes, path: Path) -> tuple[int, SignedHead | None
         raise AuditSinkError(
             "A file of checkpoints is damaged.",
             where=path,
+            expected="whole signed notes",
             found="a checkpoint that cannot be read",
             next_step="Keep the file as evidence, and choose another directory.",
         ) from error

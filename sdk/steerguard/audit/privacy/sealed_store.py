@@ -226,6 +226,7 @@ class SealedStore:
         return AuditSinkError(
             "The encrypted content of a row could not be written.",
             where=self._directory,
+            expected="the whole row in its files",
             found=found,
             next_step=NEW_LOG if self._broken else "Free space or repair the directory, then try again.",
         )

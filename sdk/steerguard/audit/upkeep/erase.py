@@ -127,6 +127,7 @@ def _destroy(path: Path, request: str) -> None:
         raise AuditSinkError(
             "The content of a request could not be erased, though the log says that it was.",
             where=path,
+            expected="a file that this process may overwrite",
             found=error.strerror,
             next_step="Give this process the right to write the file, and erase again.",
         ) from error

@@ -112,6 +112,7 @@ class Anchor:
             raise AuditSinkError(
                 "A checkpoint of the audit log could not be signed.",
                 where=self._log,
+                expected="a signer that signs",
                 found=error.summary if isinstance(error, SteerguardError) else type(error).__name__,
                 next_step="Repair the signer; the log tries again with its next record.",
             ) from error
@@ -125,6 +126,7 @@ class Anchor:
             raise AuditSinkError(
                 "A checkpoint could not be copied to its second place.",
                 where=type(copy).__name__,
+                expected="a place that keeps it",
                 found=type(error).__name__,
                 next_step=AGAIN,
             ) from error

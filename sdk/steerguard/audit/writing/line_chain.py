@@ -155,9 +155,10 @@ class LineChain:
             self._sink.write(line)
         except AuditSinkError:
             raise
-        except OSError as error:
+        except Exception as error:
+            # A sink of the caller's can raise anything.
             self.refusal = UNKNOWN_END
-            raise self.failure(error.strerror) from error
+            raise self.failure(_named(error)) from error
 
     def sync(self) -> None:
         """Wait until everything written so far is on the medium, the sealed content first.
@@ -169,12 +170,12 @@ class LineChain:
             if self._sealed is not None:
                 self._sealed.sync()
             self._sink.sync()
-        except OSError as error:
-            self.refusal = UNSYNCED
-            raise self.failure(error.strerror) from error
         except AuditSinkError:
             self.refusal = UNSYNCED
             raise
+        except Exception as error:
+            self.refusal = UNSYNCED
+            raise self.failure(_named(error)) from error
         self._schedule.synced()
 
     def _settle(self) -> None:
@@ -200,5 +201,14 @@ class LineChain:
     def failure(self, found: str | None) -> AuditSinkError:
         """Return the error for a record that was not written."""
         return AuditSinkError(
-            "The audit record could not be written.", where=self.log_id, found=found, next_step=NEW_LOG
+            "The audit record could not be written.",
+            where=self.log_id,
+            expected="a log that takes records",
+            found=found,
+            next_step=NEW_LOG,
         )
+
+
+def _named(error: Exception) -> str:
+    """Return what an error may say in a message: the system's words, else its class only."""
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__

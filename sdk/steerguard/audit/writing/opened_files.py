@@ -56,6 +56,7 @@ def newest_log(directory: Path) -> str | None:
         raise AuditSinkError(
             "The directory for audit logs cannot be read.",
             where=directory,
+            expected="a directory that can be listed",
             found=error.found,
             next_step="Give a directory that this process can read and write.",
         ) from error

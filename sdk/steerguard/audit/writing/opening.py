@@ -26,7 +26,11 @@ def prepared_directory(directory: Path | None) -> Path:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise AuditSinkError(
-            "The directory for audit logs cannot be made.", where=directory, found=error.strerror
+            "The directory for audit logs cannot be made.",
+            where=directory,
+            expected="a directory that this process can make and write to",
+            found=error.strerror,
+            next_step="Free space or give another directory, then try again.",
         ) from error
     return directory.absolute()
 

@@ -126,6 +126,7 @@ class Segments:
             raise AuditSinkError(
                 "A new segment of the audit log cannot be made.",
                 where=path,
+                expected="a new file in a directory that takes it",
                 found=error.strerror,
                 next_step="Free space or repair the directory, then try again.",
             ) from error
@@ -169,5 +170,9 @@ class Segments:
 
     def _failure(self, found: str | None, next_step: str) -> AuditSinkError:
         return AuditSinkError(
-            "The audit log cannot go on in its file.", where=self.path, found=found, next_step=next_step
+            "The audit log cannot go on in its file.",
+            where=self.path,
+            expected="a file that keeps what is written to it",
+            found=found,
+            next_step=next_step,
         )
