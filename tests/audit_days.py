@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from tests.audit_events import decision, request
+from tests.audit_events import decision, opened, request
 
 from steerguard.audit.evidence.checkpoint import TreeHead, sign_head, stored
 from steerguard.audit.evidence.layout import checkpoints_name, segment_name
@@ -25,7 +25,6 @@ from steerguard.audit.records.events import (
     GuardError,
     LogClose,
     LogHold,
-    LogOpen,
     PolicyLoad,
     PolicyReject,
     PolicySwap,
@@ -62,11 +61,7 @@ class Day:
         self.log = f"{self.begin:%Y%m%dT%H%M%SZ}-{random.Random(self.begin.isoformat()).getrandbits(64):016x}"
         self.lines, self.notes = [], []
         self.prev, self.tree = FIRST_PREV, Frontier()
-        opened = LogOpen(
-            sdk="0.1.0", python="3.11.9", pid=4711, content="none", key=None, forked_from=None, durability="interval",
-            unsynced_us=1_000_000, unsynced_records=None, checkpoint_key=KEY.text, previous=self.previous,
-        )  # fmt: skip
-        self.record(0, opened)
+        self.record(0, opened(checkpoint_key=KEY.text, previous=self.previous))
 
     def record(self, seconds, body, **context):
         """Append a record of an event, or of a dictionary as it is."""
@@ -190,7 +185,7 @@ def _begin(day, number):
         day.record(
             3, PolicyReject(scope="guard", code="LooserPolicyError", rejected=after, policy=now, plan=now.digest)
         )
-        day.record(4, PolicySwap(scope="guard", policy=after, plan=after.digest, previous_policy=now, previous_plan=now.digest, mode="enforce", model=MODEL, artifacts=ARTIFACTS))  # fmt: skip
+        day.record(4, PolicySwap(scope="request", policy=after, plan=after.digest, previous_policy=now, previous_plan=now.digest, mode="enforce", model=MODEL, artifacts=ARTIFACTS))  # fmt: skip
     if number % 25 == 11:
         day.record(5, ArtifactRevoked(artifact=VECTORS, registry="hf://acme", state="revoked", reason="superseded", action="warn", sequence=7, allowed=None))  # fmt: skip
         day.record(

@@ -1,4 +1,4 @@
-"""Reading the files of audit logs without the package's reader."""
+"""What stands in a directory of audit logs, read without the package's reader, and whether it verifies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+
+from steerguard.audit.evidence.checkpoint import parse_head, split_notes
+from steerguard.audit.evidence.layout import checkpoints_name
+from steerguard.audit.verification.report import DirectoryReport
+from steerguard.audit.verify import verify_directory
 
 
 def records_in(folder: Path, log: str) -> dict[str, dict[str, Any]]:
@@ -20,3 +25,15 @@ def records_in(folder: Path, log: str) -> dict[str, dict[str, Any]]:
 def types_in(folder: Path, log: str) -> list[str]:
     """Return the types of the records of a log, in order."""
     return [record["type"] for record in records_in(folder, log).values()]
+
+
+def sizes(folder: Path, log: str) -> list[int]:
+    """Return how many records each checkpoint of a log covers, in order."""
+    return [parse_head(note).head.size for note in split_notes((folder / checkpoints_name(log)).read_bytes())]
+
+
+def sound(folder: Path) -> DirectoryReport:
+    """Verify all logs strictly, which must succeed."""
+    report = verify_directory(folder, strict=True)
+    assert report.status == "ok", report
+    return report

@@ -202,22 +202,30 @@ def bypass(**changes: Any) -> GuardBypass:
     return GuardBypass(**{**fields, **changes})
 
 
+def opened(**changes: Any) -> LogOpen:
+    """The beginning of a log without checkpoints and without one before it."""
+    fields = {
+        "sdk": "0.1.0",
+        "python": "3.11.9",
+        "pid": 4711,
+        "content": "none",
+        "key": None,
+        "forked_from": None,
+        "durability": "interval",
+        "unsynced_us": 1_000_000,
+        "unsynced_records": None,
+        "checkpoint_key": None,
+        "previous": None,
+        "previous_size": None,
+        "previous_root": None,
+    }
+    return LogOpen(**{**fields, **changes})
+
+
 SAMPLES: dict[str, EventBody] = {
     body.event_type: body
     for body in (
-        LogOpen(
-            sdk="0.1.0",
-            python="3.11.9",
-            pid=4711,
-            content="none",
-            key=None,
-            forked_from=None,
-            durability="interval",
-            unsynced_us=1_000_000,
-            unsynced_records=None,
-            checkpoint_key=VERIFIER_KEY,
-            previous=OTHER_LOG,
-        ),
+        opened(checkpoint_key=VERIFIER_KEY, previous=OTHER_LOG, previous_size=15, previous_root=HASH),
         LogClose(),
         LogRecovered(by=LOG, torn_bytes=0, torn_digest=DIGEST, torn_file=None, torn_note_bytes=0),
         LogRotate(
@@ -247,7 +255,7 @@ SAMPLES: dict[str, EventBody] = {
         ContentErased(req="01KAN5C3", in_log=OTHER_LOG, rows=2, reason="asked for by the data subject"),
         PolicyLoad(policy=POLICY, plan=PLAN, mode="enforce", model=MODEL, artifacts=ARTIFACTS),
         PolicySwap(
-            scope="guard",
+            scope="request",
             policy=POLICY,
             plan=PLAN,
             previous_policy=POLICY,

@@ -1,31 +1,18 @@
-"""What a guarded model does while its disk is full: scenes for a process of its own, since they limit all its files.
-
-`python -m tests.audit_fault_scenes KIND FOLDER [SEQUENCES]` plays every scene in FOLDER and prints a JSON line for each.
-KIND is `limit` (no file may grow, EFBIG) or `disk` (FOLDER becomes a small file system that is full, ENOSPC).
-With SEQUENCES it plays so many random sequences of faults instead.
-"""
+"""What a guarded model does while its disk is full: one scene each; `tests.audit_fault_play` plays them."""
 
 from __future__ import annotations
 
 import functools
-import json
 import os
-import random
-import shutil
-import subprocess
-import sys
 import threading
 import traceback
 from contextlib import suppress
-from pathlib import Path
 
 from tests.audit_faults import (
     KEY,
     SIGNER,
-    FullDisk,
     Keeper,
     Service,
-    SizeLimit,
     opened,
     records_of,
     require_accounted,
@@ -38,12 +25,10 @@ import steerguard
 from steerguard.audit.log import AuditLog
 from steerguard.audit.privacy.sealing import SealingKey
 from steerguard.audit.records.record import bypass_event
-from steerguard.audit.settings import CheckpointSettings, Durability, Rotation
+from steerguard.audit.settings import CheckpointSettings, Rotation
 from steerguard.errors import AuditError, AuditSinkError, NotWrappedError
 from steerguard.testing import MemorySink
 
-DISK = 1 << 20
-"""Bytes of the small file system."""
 SEALING = SealingKey.of_secret(bytes(range(32)))
 
 
@@ -313,7 +298,7 @@ def _child(fault, served, asked, answered):
             error = served.ask(2)
             os.write(answered, b"released\n" if error is None else b"refused\n")
         served.guard.audit.close()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a child of a fork must not go on in its parent's code
         traceback.print_exc()
         return 1
     return 0
@@ -369,87 +354,6 @@ SCENES = {
 }
 
 
-def sequence(fault, folder, served, seed):
-    """Play one random sequence of faults on a log of its own; return how many answers were released and refused.
-
-    A call may find the disk full to the byte, nearly full, or free, may be a batch or a stream, and may come when a
-    checkpoint or a new segment is due.
-    """
-    draw = random.Random(seed)
-    log = opened(
-        folder,
-        durability=Durability(mode=draw.choice(["never", "interval", "batch", "always"]), records=draw.randint(1, 5)),
-        rotation=Rotation(max_bytes=draw.choice([2500, 6000, 1 << 20])),
-        checkpoints=CheckpointSettings(signer=SIGNER, every_records=draw.choice([1, 3, 8, 1000])),
-    )
-    served.guard.use_audit(log)
-    served.released.clear()
-    served.called.clear()
-    refused = 0
-    for _ in range(draw.randint(2, 4)):
-        for _ in range(draw.randint(0, 2)):
-            served.must_answer(draw.randint(1, 4))
-        fault.begin(draw.choice([0, draw.randint(1, 400), draw.randint(1, 6000)]))
-        for _ in range(draw.randint(1, 3)):
-            streamer = {"streamer": Keeper()} if draw.random() < 0.3 else {}
-            refused += served.ask(draw.randint(1, 4), **streamer) is not None
-        fault.end()
-    served.must_answer(draw.randint(1, 4))
-    assert served.guard.audit is log
-    released = len(served.released)
-    log.close()
-    served.require_accounted(folder)
-    return released, refused
-
-
-def sequences(fault, folder, count):
-    """Play random sequences; return the sums of `sequence`."""
-    totals = [0, 0]
-    with service(AuditLog.open(sink=MemorySink(), key=KEY), document=document("window")) as served:
-        for seed in range(count):
-            place = folder / str(seed)
-            try:
-                totals = [sum(pair) for pair in zip(totals, sequence(fault, place, served, seed), strict=True)]
-            except BaseException as error:
-                error.add_note(f"seed {seed}")
-                raise
-            finally:
-                fault.end()
-            shutil.rmtree(place)
-    return tuple(totals)
-
-
-def main(kind, folder, *rest):
-    """Play all scenes, or random sequences, and print what came of each as a JSON line."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # What is made on first use is made before anything is limited.
-    for strategy in ("buffer", "window", "unsafe_passthrough"):
-        document(strategy)
-    document(content="encrypted")
-    if kind == "disk":
-        options = f"size={DISK},nr_inodes=4000,mode=0700"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
-    fault = (FullDisk if kind == "disk" else SizeLimit)(folder)
-    if rest:
-        play("sequences", lambda: sequences(fault, folder, int(rest[0])))
-        return
-    for name, scene in SCENES.items():
-        place = folder / name
-        place.mkdir()
-        play(name, lambda scene=scene, place=place: scene(fault, place))
-        fault.end()
-        shutil.rmtree(place)
-
-
-def play(name, scene):
-    try:
-        result, failure = scene(), None
-    except BaseException:
-        result, failure = None, traceback.format_exc()
-    print(json.dumps({"scene": name, "result": result, "failure": failure}), flush=True)
-
-
 def raised(action):
     """Return the error of the audit log that an action must raise."""
     try:
@@ -457,7 +361,3 @@ def raised(action):
     except AuditError as error:
         return error
     raise AssertionError("nothing was raised")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import linecache
 import os
 import resource
-import sys
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from tests.guarded_models import CONTENTS, answers, guarded, policy, prompts, shared_model, splitting_threshold
 
-from steerguard.audit.privacy.keys import ContentKey
 from steerguard.audit.log import AuditLog
+from steerguard.audit.privacy.keys import ContentKey
 from steerguard.audit.records.record import bypass_event
 from steerguard.audit.settings import CheckpointSettings
 from steerguard.audit.verify import verify_directory
@@ -217,61 +214,14 @@ class FullDisk:
                 os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), left)
         if room is not None:
             return
-        number = 0
-        try:
-            while True:
-                self._filler.joinpath(f"{number}").touch()
-                number += 1
-        except OSError as error:
-            assert error.errno == errno.ENOSPC, error
+        for number in range(os.statvfs(self.folder).f_ffree):
+            self._filler.joinpath(f"{number}").touch()
 
     def end(self):
         if self._filler.exists():
             for path in self._filler.iterdir():
                 path.unlink()
             self._filler.rmdir()
-
-
-class Interrupter:
-    """Raises KeyboardInterrupt before the n-th line of chosen code of the package that runs.
-
-    Lines that open or leave a `with` are left out: real interrupts are not delivered between a lock and its block.
-
-    Args:
-        at: n, from 1.
-        parts: names that the file of the code must have one of.
-    """
-
-    def __init__(self, at, parts):
-        self.left = at
-        self._parts = parts
-
-    def __call__(self, frame, kind, _argument):
-        name = frame.f_code.co_filename
-        if not any(part in name for part in self._parts):
-            return None
-        if kind == "line" and not self._guards(frame):
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-        return self
-
-    @staticmethod
-    def _guards(frame):
-        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        return text.startswith(("with ", "finally:", "except "))
-
-    def run(self, action):
-        """Return whether the action was interrupted."""
-        before = sys.gettrace()
-        sys.settrace(self)
-        try:
-            action()
-        except KeyboardInterrupt:
-            return True
-        finally:
-            sys.settrace(before)
-        return False
 
 
 torch.set_num_threads(1)

@@ -54,7 +54,7 @@ def made_case(seed: int, directory: Path) -> Case:
     source = random.Random(seed)
     logs: list[BuiltLog] = []
     for number in range(source.choice([2, 3])):
-        log = random_log(source, number, previous=logs[-1].log if logs else None, recovered_by=log_id(1))
+        log = random_log(source, number, previous=logs[-1] if logs else None, recovered_by=log_id(1))
         log.write(directory)
         logs.append(log)
     return Case(source, directory, logs, source.choice(logs))

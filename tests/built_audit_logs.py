@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from steerguard.audit.evidence.checkpoint import SignedHead, TreeHead, sign_head, stored
+from steerguard.audit.evidence.checkpoint import SignedHead, TreeHead, parse_head, sign_head, stored
 from steerguard.audit.evidence.layout import checkpoints_name, segment_name
 from steerguard.audit.evidence.note import NoteKey
 from steerguard.audit.evidence.tree import Frontier
@@ -66,6 +66,15 @@ class BuiltLog:
         (directory / checkpoints_name(self.log)).write_bytes(b"".join(note for _, note in self.notes))
 
 
+def stated_previous(previous: str | BuiltLog | None) -> dict[str, Any]:
+    """Return what log.open says of the log before."""
+    if not isinstance(previous, BuiltLog) or not previous.notes:
+        log = previous.log if isinstance(previous, BuiltLog) else previous
+        return {"previous": log, "previous_size": None, "previous_root": None}
+    head = parse_head(previous.notes[-1][1][:-1]).head
+    return {"previous": head.log, "previous_size": head.size, "previous_root": head.root.hex()}
+
+
 class Builder:
     """Writes a log record by record.
 
@@ -73,6 +82,7 @@ class Builder:
         number: names the log; see `log_id`.
         signer: signs its checkpoints.
         seed: of what stands in the records.
+        previous: the log before; with its last checkpoint when it is given whole.
     """
 
     def __init__(
@@ -81,7 +91,7 @@ class Builder:
         *,
         signer: Signer | None = KEY,
         seed: float = 0,
-        previous: str | None = None,
+        previous: str | BuiltLog | None = None,
         forked_from: str | None = None,
         durability: str = "interval",
     ) -> None:
@@ -105,7 +115,7 @@ class Builder:
             unsynced_us=1_000_000 if durability == "interval" else None,
             unsynced_records=10 if durability == "batch" else None,
             checkpoint_key=None if signer is None else note_key(signer).text,
-            previous=previous,
+            **stated_previous(previous),
         )
 
     @property
@@ -263,7 +273,7 @@ def random_log(
     random: Random,
     number: int = 0,
     *,
-    previous: str | None = None,
+    previous: str | BuiltLog | None = None,
     end: str | None = None,
     recovered_by: str | None = None,
 ) -> BuiltLog:

@@ -8,25 +8,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.audit_events import LOG
+from tests.audit_events import LOG, opened
 
 from steerguard.audit.evidence.layout import segment_name
 from steerguard.audit.records.chain import FIRST_PREV, canonical_line, leaf_hash
-from steerguard.audit.records.events import EventBody, LogClose, LogOpen
+from steerguard.audit.records.events import EventBody, LogClose
 
-OPEN = LogOpen(
-    sdk="0.1.0",
-    python="3.11.9",
-    pid=4711,
-    content="none",
-    key=None,
-    forked_from=None,
-    durability="never",
-    unsynced_us=None,
-    unsynced_records=None,
-    checkpoint_key=None,
-    previous=None,
-)
+OPEN = opened(durability="never", unsynced_us=None)
 START = datetime(2026, 11, 22, 7, 15, tzinfo=UTC)
 
 Line = EventBody | Mapping[str, Any]

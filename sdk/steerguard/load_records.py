@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from steerguard.artifacts.reference import parse_reference
 from steerguard.audit.log import AuditLog
 from steerguard.audit.records.events import ArtifactVerifyFailed, PolicyReject
-from steerguard.audit.records.fields import PolicyReference, escaped
+from steerguard.audit.records.fields import PolicyReference, class_name, escaped
 from steerguard.errors import (
     ArtifactFormatError,
     ArtifactIntegrityError,
@@ -49,7 +49,6 @@ NOT_VERIFIED: Final = (
 )
 """Errors that say that bytes, signature, vetting or lock of an artifact could not be verified."""
 
-_RECORDABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _REFERENCE: Final = re.compile(r"([a-z0-9][a-z0-9.-]*)/([a-z0-9][a-z0-9.-]*)[@/]([0-9]+\.[0-9]+\.[0-9]+)(?![0-9.])")
 """As errors name an artifact: `family/variant@version`, or its folder `…/family/variant/version`."""
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
@@ -99,8 +98,7 @@ def reference_of(policy: Policy) -> PolicyReference:
 
 def code_of(error: BaseException) -> str:
     """Return the class name of an error; `Exception` where a foreign class has a name that a record may not hold."""
-    name = error.code if isinstance(error, SteerguardError) else type(error).__name__
-    return name if _RECORDABLE.fullmatch(name) else "Exception"
+    return class_name(error)
 
 
 def not_verified(error: SteerguardError, known: KnownArtifacts) -> ArtifactVerifyFailed:

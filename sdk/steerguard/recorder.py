@@ -13,7 +13,7 @@ from steerguard.audit.records.events import ArtifactLoad, PolicyLoad, PolicySwap
 from steerguard.audit.records.fields import ArtifactPin, BudgetOutcome, PolicyReference, RecordedBudget
 from steerguard.audit.records.record import DecisionContext, bypass_event, decimal, decision_event, model_reference
 from steerguard.call_records import exceeded_event, failure_event, request_event
-from steerguard.errors import AuditError, SteerguardError
+from steerguard.errors import SteerguardError
 from steerguard.load_records import is_not_verified, known_artifacts, not_verified, noted, reference_of, rejected
 from steerguard.registry.store import Evidence
 
@@ -175,7 +175,8 @@ class Recorder:
             self._content = content
             self.loaded(self._distances)
             self._told = {(os.getpid(), self._plan.policy_digest)}
-        except AuditError:
+        except BaseException:
+            # An interrupt too: the new log would lack what is in force.
             self.audit, self._content = previous
             raise
 

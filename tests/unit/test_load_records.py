@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
+import torch
 from tests.guarded_models import memory_log, policy, registry_for, shared_model
 
 from steerguard.errors import (
@@ -81,7 +83,17 @@ def test_the_artifacts_of_a_policy_are_known_by_family_before_anything_pins_them
 
 def test_foreign_names_are_not_recorded():
     assert code_of(type("Ünfug", (Exception,), {})()) == "Exception"
+    assert code_of(type("madeFromAText", (Exception,), {})()) == "Exception"
+    assert code_of(type("madeFromAText", (SignatureError,), {})("x")) == "Exception"
     assert code_of(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert code_of(struct.error()) == "error"
+    assert code_of(torch.OutOfMemoryError()) == "OutOfMemoryError"
+    assert code_of(json.JSONDecodeError("x", "y", 0)) == "JSONDecodeError"
+
+    class _StatedError(Exception):
+        pass
+
+    assert code_of(_StatedError()) == "_StatedError"
     assert code_of(SignatureError("x")) == "SignatureError"
 
 

@@ -6,13 +6,12 @@ A copy may be given the same checkpoint again after a failure; it is never given
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, runtime_checkable
+from typing import IO, NamedTuple, Protocol, runtime_checkable
 
-from steerguard.audit.evidence.checkpoint import parse_head
+from steerguard.audit.evidence.checkpoint import SignedHead, parse_head
 from steerguard.audit.evidence.checkpoint_file import require_readable
 from steerguard.audit.evidence.durable import sync_directory, sync_file
 from steerguard.audit.evidence.layout import checkpoints_name
@@ -26,7 +25,7 @@ class CheckpointCopy(Protocol):
     """A second place for checkpoints, best on another machine or under another owner."""
 
     def publish(self, log: str, note: bytes) -> None:
-        """Keep a checkpoint; the same one may come again.
+        """Keep a checkpoint; the same one may come again. One log makes one call at a time; several logs may call at once.
 
         Args:
             log: id of the log.
@@ -37,6 +36,16 @@ class CheckpointCopy(Protocol):
         """
 
 
+class _End(NamedTuple):
+    """The end of a file of checkpoints."""
+
+    file: tuple[int, int]
+    """Device and number of the file."""
+    whole: int
+    """Bytes of whole notes."""
+    last: SignedHead | None
+
+
 class DirectoryCopy:
     """Appends checkpoints to `<directory>/<log id>.checkpoints`, for a directory on another disk or a mounted share.
 
@@ -45,8 +54,10 @@ class DirectoryCopy:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._lock = threading.Lock()
+        # A relative one would lead elsewhere once the process changes its directory.
+        self._directory = directory.absolute()
+        self._ends: dict[str, _End] = {}
+        """By log: what was found or written last. A log's file grows with every checkpoint and is read only once."""
 
     def publish(self, log: str, note: bytes) -> None:
         """Append the checkpoint and make it durable.
@@ -55,31 +66,36 @@ class DirectoryCopy:
             AuditSinkError: it cannot be written, or the file has another checkpoint of this size or a later one.
         """
         path = self._directory / checkpoints_name(log)
-        with self._lock:
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-                try:
-                    self._append(descriptor, note, path)
-                    sync_directory(self._directory)
-                finally:
-                    os.close(descriptor)
-            except OSError as error:
-                raise _failed(path, error.strerror) from error
+                end = self._ends.pop(log, None)
+                self._ends[log] = self._append(descriptor, note, path, end)
+                sync_directory(self._directory)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise _failed(path, error.strerror) from error
 
     @staticmethod
-    def _append(descriptor: int, note: bytes, path: Path) -> None:
-        with open(descriptor, "rb", closefd=False) as file:
-            content = file.read()
-        whole, last = require_readable(content, path)
-        head = parse_head(note).head
-        if whole != len(content):
-            # What an earlier attempt wrote in part.
-            os.ftruncate(descriptor, whole)
+    def _append(descriptor: int, note: bytes, path: Path, end: _End | None) -> _End:
+        status = os.fstat(descriptor)
+        if end is None or end.file != (status.st_dev, status.st_ino) or end.whole != status.st_size:
+            with open(descriptor, "rb", closefd=False) as file:
+                content = file.read()
+            whole, last = require_readable(content, path)
+            if whole != len(content):
+                # What an earlier attempt wrote in part.
+                os.ftruncate(descriptor, whole)
+        else:
+            whole, last = end.whole, end.last
+        signed = parse_head(note)
+        head = signed.head
         if last is not None and last.note.content == note:
             # An earlier attempt may have written it and failed to make it durable.
             sync_file(descriptor)
-            return
+            return _End((status.st_dev, status.st_ino), whole, last)
         if last is not None and last.head.size >= head.size:
             raise AuditSinkError(
                 "A copy of the checkpoints is ahead of the log.",
@@ -94,6 +110,7 @@ class DirectoryCopy:
             os.ftruncate(descriptor, whole)
             raise _failed(path, f"{written} of {len(stored)} bytes written")
         sync_file(descriptor)
+        return _End((status.st_dev, status.st_ino), whole + len(stored), signed)
 
 
 @dataclass(frozen=True, slots=True)

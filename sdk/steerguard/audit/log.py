@@ -6,11 +6,9 @@ import contextlib
 import functools
 import os
 import platform
-import secrets
 import threading
 import weakref
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +16,7 @@ import structlog
 
 from steerguard.audit.evidence.checkpoint import SignedHead
 from steerguard.audit.evidence.durable import NEW_LOG
+from steerguard.audit.evidence.layout import new_log_id
 from steerguard.audit.evidence.note import NoteKey
 from steerguard.audit.privacy.content import Redactor
 from steerguard.audit.privacy.content_rule import ContentRule
@@ -32,8 +31,9 @@ from steerguard.audit.sinks import AuditSink
 from steerguard.audit.writing.anchor import Anchor, CheckpointSigner
 from steerguard.audit.writing.checkpoint_keys import checkpoint_signer
 from steerguard.audit.writing.last_records import Recoverer
-from steerguard.audit.writing.opened_files import OpenedFiles, newest_log
+from steerguard.audit.writing.opened_files import OpenedFiles
 from steerguard.audit.writing.opening import content_key, prepared_directory, required_sealing_key
+from steerguard.audit.writing.previous import previous_log
 from steerguard.audit.writing.recovery import recover_logs
 from steerguard.audit.writing.writer import ChainWriter, WriterParts
 from steerguard.errors import AuditError, AuditSinkError
@@ -268,8 +268,9 @@ class AuditLog:
         """
         self._closed = True
         if self._writer is not None:
-            self._finalizer.detach()
             self._writer.close()
+            # An interrupt before this line leaves the rest to the end of the process.
+            self._finalizer.detach()
             self._writer.join()
 
     def __enter__(self) -> Self:
@@ -288,20 +289,19 @@ class AuditLog:
             raise _unavailable("the log is closed")
         if self._own_sink is not None and self._forked_from is not None:
             raise _unavailable("the log was opened with its own sink before this process was forked")
-        log_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(8)}"
-        key_id = None if self._key is None else self._key.id
+        log_id = new_log_id()
         first = LogOpen(
             sdk=__version__,
             python=platform.python_version(),
             pid=os.getpid(),
             content=self._content,
-            key=key_id,
+            key=None if self._key is None else self._key.id,
             forked_from=self._forked_from,
             durability=self._durability.mode,
             unsynced_us=self._durability.unsynced_us,
             unsynced_records=self._durability.unsynced_records,
             checkpoint_key=None if self._signer is None else self._signer.key.text,
-            previous=None if self._own_sink is not None or self._directory is None else newest_log(self._directory),
+            **previous_log(None if self._own_sink is not None else self._directory),
         )
         files = None
         if self._own_sink is None:

@@ -106,7 +106,11 @@ class FileSink:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             descriptor = os.open(path, flags, 0o600)
-            sync_directory(path.parent)
+            try:
+                sync_directory(path.parent)
+            except BaseException:
+                os.close(descriptor)
+                raise
         except OSError as error:
             raise AuditSinkError(
                 "The audit log file cannot be made.",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from steerguard.audit.evidence.layout import LogFiles, log_at, logs_in
 from steerguard.audit.verification.deliver import Delivery, OnRecord, deliver
-from steerguard.audit.verification.directory import tombstones_of, verify_set
+from steerguard.audit.verification.directory import OTHERS_MAY_EXPLAIN, tombstones_of, verify_set
 from steerguard.audit.verification.files import LineReader
 from steerguard.audit.verification.keys import KeyBook
 from steerguard.audit.verification.log import verify_content, verify_files
@@ -55,8 +55,8 @@ def verify_path(
 ) -> DirectoryReport:
     """Verify every log of a directory, or, when the path is a file of a log, that log alone.
 
-    A log alone is checked with what the other logs of its directory say about pruned segments, and is not held missing
-    or not by them.
+    A log alone is checked with what the other logs of its directory say about pruned segments and about new keys, and is
+    not held missing or not by them.
 
     Args:
         path: the directory, or the file.
@@ -71,10 +71,12 @@ def verify_path(
     if path.is_dir():
         return verify_directory(path, pins, strict=strict, on_record=on_record)
     files = log_at(path)
-    pruned = bool(files.segments) and files.segments[0][0] > 0
-    others = [other for other in logs_in(path.parent) if other.log != files.log] if pruned else []
-    tombstones, keys = tombstones_of(others, pins)
-    verified = verify_files(files, pins, strict=strict, tombstones=tombstones, keys=keys)
+    verified = verify_files(files, pins, strict=strict, tombstones=Tombstones(), keys=KeyBook(pins.keys))
+    bad = verified.report.first_bad
+    if bad is not None and bad.fault in OTHERS_MAY_EXPLAIN:
+        others = [other for other in logs_in(path.parent) if other.log != files.log]
+        tombstones, keys = tombstones_of(others, pins)
+        verified = verify_files(files, pins, strict=strict, tombstones=tombstones, keys=keys)
     if on_record is not None and verified.report.records:
         deliver(files, verified.report, on_record)
     return DirectoryReport(logs=(verified.report,), missing=(), pruned=())

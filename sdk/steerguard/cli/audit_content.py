@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from steerguard.cli.audit_options import BROKEN, USAGE
+from steerguard.cli.audit_answer import BROKEN, print_document, refuse
+from steerguard.cli.audit_options import LogDirectory, RequestId
 from steerguard.cli.reporting import reported
 
 
 def content(
-    directory: Annotated[Path, typer.Argument(help="The directory of the logs.", show_default=False)],
+    directory: LogDirectory,
     *,
-    request: Annotated[str, typer.Option(help="Id of the request: `req` of its records.", show_default=False)],
+    request: RequestId,
     sealing_key: Annotated[
         Path | None,
         typer.Option(
@@ -35,8 +35,7 @@ def content(
         key = required_sealing_key(None if sealing_key is None else SealingKey.from_file(sealing_key))
         rows = unsealed_rows(directory, request, key)
     if not rows:
-        typer.echo(f"Request {request} has no encrypted content in {directory}.", err=True)
-        raise typer.Exit(USAGE)
-    typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        refuse(f"Request {request} has no encrypted content in {directory}.")
+    print_document({"request": request, "rows": [asdict(row) for row in rows]})
     if any(row.error is not None for row in rows):
         raise typer.Exit(BROKEN)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from steerguard.cli.audit_lines import visible
-from steerguard.cli.audit_options import USAGE, LogPath, PinnedCheckpoints, PinnedKeys, pins_of
+from steerguard.cli.audit_answer import USAGE, refuse, require_logs
+from steerguard.cli.audit_options import LogPath, PinnedCheckpoints, PinnedKeys, pins_of
 from steerguard.cli.audit_reading import (
     Action,
     Cause,
@@ -24,8 +24,9 @@ from steerguard.cli.audit_reading import (
     Until,
     exit_code,
     selection,
-    usage_errors,
 )
+from steerguard.cli.reporting import reported
+from steerguard.cli.visible import say
 
 if TYPE_CHECKING:
     from steerguard.audit.reading.export import ExportReport
@@ -66,19 +67,19 @@ def export(
     keys: PinnedKeys = None,
     checkpoints: PinnedCheckpoints = None,
 ) -> None:
-    """Write records that verify in another form. Exit status: 0 all verify, 1 a log is broken, 2 nothing was exported.
+    """Write records that verify as lines, CloudEvents or rows for a spreadsheet.
 
-    Of a broken log what verified is exported, and the break is named on the error stream.
+    Exit status: 0 all verify, 1 a log is broken, 2 nothing was exported. Of a broken log what verified is exported, and the break is named on the error stream.
     """
-    with usage_errors():
+    with reported(USAGE):
         from steerguard.audit.reading.export import CSV_TYPE
         from steerguard.audit.reading.selection import event_types
 
         named = event_types(types) if types else None
         if form == "csv" and named is not None and CSV_TYPE not in named:
-            _refuse(f"Rows of a spreadsheet are made of {CSV_TYPE} only.")
+            refuse(f"Rows of a spreadsheet are made of {CSV_TYPE} only.")
         if form == "jsonl" and out is None and sys.stdout.isatty():
-            _refuse(
+            refuse(
                 "The lines of a log may hold anything, so they are not put on a terminal: give --out, or use a pipe."
             )
         chosen = selection(
@@ -95,8 +96,8 @@ def export(
             until=until,
         )
         report = _export(path, out, form, chosen, pins_of(keys, checkpoints))
-    where = "" if out is None else f" to {visible(out)}"
-    typer.echo(f"exported{where}: {report.records} records", err=True)
+    where = "" if out is None else f" to {out}"
+    say(f"exported{where}: {report.records} records", err=True)
     raise typer.Exit(exit_code(report.verification, misfits=report.misfits))
 
 
@@ -104,24 +105,18 @@ def _export(
     path: Path, out: Path | None, form: Literal["jsonl", "cloudevents", "csv"], chosen: Selection, pins: Pins
 ) -> ExportReport:
     from steerguard.audit.reading import export as exports
+    from steerguard.audit.reading.whole_file import whole_file
 
     if out is not None:
-        with exports.whole_file(out) as file:
-            return _refused_if_empty(exports.export(path, file, form, chosen, pins), path)
+        with whole_file(out) as file:
+            return _required(exports.export(path, file, form, chosen, pins), path)
     stream = typer.get_binary_stream("stdout")
-    report = _refused_if_empty(exports.export(path, stream, form, chosen, pins), path)
+    report = _required(exports.export(path, stream, form, chosen, pins), path)
     stream.flush()
     return report
 
 
-def _refused_if_empty(report: ExportReport, path: Path) -> ExportReport:
+def _required(report: ExportReport, path: Path) -> ExportReport:
     """Leave with exit code 2 where there is no log; a file that is being written is then given up."""
-    found = report.verification
-    if not found.logs and not found.missing and not found.pruned:
-        _refuse(f"There is no audit log in {visible(path)}.")
+    require_logs(report.verification, path)
     return report
-
-
-def _refuse(text: str) -> NoReturn:
-    typer.echo(text, err=True)
-    raise typer.Exit(USAGE)

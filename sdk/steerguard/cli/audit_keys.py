@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from steerguard.cli.audit_answer import print_document
+from steerguard.cli.audit_options import (
+    AsJson,
+    CheckpointCopies,
+    LogDirectory,
+    SigningKeyFile,
+    SigningKeyName,
+)
+from steerguard.cli.audit_signing import copies_of, signing_of
 from steerguard.cli.reporting import reported
+from steerguard.cli.visible import say
 
 if TYPE_CHECKING:
     from steerguard.audit.upkeep.key_rotation import RotatedKey
 
 
-class KeyPurpose(StrEnum):
-    """What a key of the audit log does."""
-
-    CHECKPOINT = "checkpoint"
-    CONTENT = "content"
-    SEALING = "sealing"
-
-
-class RotatedPurpose(StrEnum):
-    """Whose key file the directory of the logs holds."""
-
-    CONTENT = "content"
-    CHECKPOINT = "checkpoint"
+NewKey = Literal["checkpoint", "content", "sealing"]
+RotatedKeyName = Literal["content", "checkpoint"]
+"""The keys whose file lies in the directory of the logs."""
 
 
 def keygen(
     path: Annotated[Path, typer.Argument(help="File for the new key; must not exist. Only its owner can read it.")],
     *,
     purpose: Annotated[
-        KeyPurpose,
+        NewKey,
         typer.Option(help="`checkpoint` signs, `content` hashes prompts and answers, `sealing` encrypts them."),
-    ] = KeyPurpose.CHECKPOINT,
+    ] = "checkpoint",
     name: Annotated[
         str | None,
         typer.Option(
@@ -44,29 +44,29 @@ def keygen(
             show_default=False,
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Make a key in a file. For checkpoints, print the verifier key, and write it to the file with the suffix .vkey.
+    """Make a key in a file, and print its id; for checkpoints print the verifier key, and write it beside the key.
 
-    Give the verifier key to whoever checks the logs. Keep the other keys to yourself, and not beside the logs.
+    The file of the verifier key has the suffix .vkey: give it to whoever checks the logs. Keep the other keys to yourself,
+    and not beside the logs.
     """
     with reported():
-        if purpose is KeyPurpose.CHECKPOINT:
-            typer.echo(_checkpoint_key(path, name))
-        elif purpose is KeyPurpose.CONTENT:
-            from steerguard.audit.privacy.keys import ContentKey
-
-            typer.echo(f"id  {ContentKey.create(path).id}")
+        if purpose == "checkpoint":
+            key, name_of_key = _checkpoint_key(path, name), "key"
         else:
-            from steerguard.audit.privacy.sealing import SealingKey
-
-            typer.echo(f"id  {SealingKey.create(path).id}")
+            key, name_of_key = _new_id(path, purpose), "id"
+    if as_json:
+        print_document({"purpose": purpose, name_of_key: key})
+    else:
+        say(key if name_of_key == "key" else f"id  {key}")
 
 
 def rotate(
-    directory: Annotated[Path, typer.Argument(help="Directory of the logs, which holds the key file.")],
+    directory: LogDirectory,
     *,
     purpose: Annotated[
-        RotatedPurpose,
+        RotatedKeyName,
         typer.Option(
             help="`content`: content.key. `checkpoint`: checkpoint.key and checkpoint.vkey.", show_default=False
         ),
@@ -77,6 +77,10 @@ def rotate(
             "--destroy-old", help="Overwrite and remove the old key instead of keeping it beside the new one."
         ),
     ] = False,
+    signing_key: SigningKeyFile = None,
+    key_name: SigningKeyName = None,
+    copies: CheckpointCopies = None,
+    as_json: AsJson = False,
 ) -> None:
     """Replace a key of a directory of logs, and record that in a log of its own.
 
@@ -86,21 +90,36 @@ def rotate(
     """
     from steerguard.audit.upkeep.key_rotation import rotate_checkpoint_key, rotate_content_key
 
+    if purpose == "checkpoint" and (signing_key is not None or key_name is not None):
+        raise typer.BadParameter(
+            "With --purpose checkpoint the key files of the directory sign: the old one and the new one."
+        )
     with reported():
-        if purpose is RotatedPurpose.CONTENT:
-            rotated = rotate_content_key(directory, destroy_old=destroy_old)
+        if purpose == "content":
+            checkpoints = signing_of(directory, signing_key, key_name, copies)
+            rotated = rotate_content_key(directory, destroy_old=destroy_old, checkpoints=checkpoints)
         else:
-            rotated = rotate_checkpoint_key(directory, destroy_old=destroy_old)
-    _describe(rotated)
+            rotated = rotate_checkpoint_key(directory, destroy_old=destroy_old, copies=copies_of(directory, copies))
+    if as_json:
+        print_document({**asdict(rotated), "kept": None if rotated.kept is None else str(rotated.kept)})
+    else:
+        _describe(rotated)
 
 
 def _describe(rotated: RotatedKey) -> None:
-    typer.echo(f"old key  {rotated.previous}, {'destroyed' if rotated.kept is None else f'kept in {rotated.kept}'}")
-    typer.echo(f"new key  {rotated.verifier_key or rotated.key}")
+    say(f"old key  {rotated.previous}, {'destroyed' if rotated.kept is None else f'kept in {rotated.kept}'}")
+    say(f"new key  {rotated.verifier_key or rotated.key}")
     if rotated.log is None:
-        typer.echo("This finished the rotation that was interrupted before.")
+        say("This finished the rotation that was interrupted before.")
     else:
-        typer.echo(f"recorded in log {rotated.log}")
+        say(f"recorded in log {rotated.log}")
+
+
+def _new_id(path: Path, purpose: Literal["content", "sealing"]) -> str:
+    from steerguard.audit.privacy.keys import ContentKey
+    from steerguard.audit.privacy.sealing import SealingKey
+
+    return (ContentKey if purpose == "content" else SealingKey).create(path).id
 
 
 def _checkpoint_key(path: Path, name: str | None) -> str:

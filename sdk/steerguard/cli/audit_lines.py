@@ -1,13 +1,13 @@
-"""Records as text for people: one line for every event type, and the parts of a decision.
-
-Nothing that is printed holds a character that a terminal acts on: a log that was written by somebody else may hold any.
-"""
+"""Records as text for people: one line for every event type, and the parts of a decision."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
+
+from steerguard.audit.reading.announcement import announces
+from steerguard.audit.reporting.happenings import change, upkeep
+from steerguard.cli.visible import ascii_json, visible
 
 Record = Mapping[str, Any]
 
@@ -16,28 +16,18 @@ _MISFIT_LENGTH: Final = 400
 
 def outcome(record: Record) -> str:
     """Return the intended and the applied action of a decision, and whether there was no answer yet."""
-    from steerguard.audit.reading.selection import announces
-
     early = ", before the answer" if announces(record) else ""
     return f"{record['intended']} → {record['applied']}{early}"
 
 
-def visible(text: object) -> str:
-    r"""Return the text with every character that does not print written as an escape, `\x1b` or `\u202e`."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in str(text)
-    )
-
-
 def json_line(record: Record) -> str:
     """Return the record as JSON in printable ASCII, keys sorted; a sound line of a log comes out as it stands there."""
-    return _ascii_json(record)
+    return _json(record, indent=None)
 
 
 def json_array(records: Sequence[Record]) -> str:
     """Return the records as an indented JSON array in printable ASCII."""
-    return "[" + ",".join(f"\n{_ascii_json(record, indent=2)}" for record in records) + "\n]"
+    return "[" + ",".join(f"\n{_json(record, indent=2)}" for record in records) + "\n]"
 
 
 def one_line(record: Record, *, fits: bool) -> str:
@@ -53,7 +43,7 @@ def one_line(record: Record, *, fits: bool) -> str:
         cut = f"{text[:_MISFIT_LENGTH]}…" if len(text) > _MISFIT_LENGTH else text
         return visible(f"{place}  (does not fit the schema) {cut}")
     bound = [f"{name} {record[name]}" for name in ("request_id", "trace_id", "tenant") if record.get(name)]
-    said = _SAYS[record["type"]](record)
+    said = change(record) or upkeep(record) or _SAYS[record["type"]](record)
     return visible("  ".join(part for part in (place, said, ", ".join(bound)) if part))
 
 
@@ -77,19 +67,12 @@ def dose(given: Record) -> str:
     )
 
 
-def _ascii_json(record: Record, indent: int | None = None) -> str:
-    separators = (",", ":") if indent is None else None
+def _json(record: Record, *, indent: int | None) -> str:
     try:
-        text = json.dumps(record, sort_keys=True, separators=separators, indent=indent)
+        return ascii_json(record, indent=indent)
     except RecursionError:
         place = {"log": record.get("log"), "seq": record.get("seq"), "unprintable": "it is nested too deeply"}
-        text = json.dumps(place, indent=indent)
-    # The one character below 128 that JSON leaves as it is and a terminal may act on.
-    return text.replace("\x7f", "\\u007f")
-
-
-def _policy(policy: Record | None) -> str:
-    return "no policy" if policy is None else f"{policy['name']} {policy['version']}"
+        return ascii_json(place, indent=indent)
 
 
 def _of_request(record: Record) -> str:
@@ -103,41 +86,6 @@ def _open(record: Record) -> str:
         f"steerguard {record['sdk']}, Python {record['python']}, process {record['pid']}, content {record['content']}, "
         f"durability {record['durability']}{origin}"
     )
-
-
-def _recovered(record: Record) -> str:
-    kept = f", kept in {record['torn_file']}" if record["torn_file"] else ""
-    return f"its process ended without closing it; {record['torn_bytes']} bytes set aside{kept}; by {record['by']}"
-
-
-def _prune(record: Record) -> str:
-    (first, last), (from_seq, to_seq) = record["segments"], record["records"]
-    return (
-        f"{record['pruned']}: segments {first}-{last} (records {from_seq}-{to_seq}) deleted after "
-        f"{record['older_than_days']} days" + (f": {record['allowed']}" if record["allowed"] else "")
-    )
-
-
-def _key_rotate(record: Record) -> str:
-    fate = ", the old one destroyed" if record["destroyed"] else ""
-    return f"{record['purpose']} key {record['previous']} → {record['key']}{fate}"
-
-
-def _swap(record: Record) -> str:
-    return (
-        f"{_policy(record['previous_policy'])} → {_policy(record['policy'])}, mode {record['mode']}, "
-        f"for the {record['scope']}"
-    )
-
-
-def _reject(record: Record) -> str:
-    rejected = "a policy that cannot be read" if record["rejected"] is None else _policy(record["rejected"])
-    return f"{rejected} was not put in force: {record['code']}; {_policy(record['policy'])} stays"
-
-
-def _revoked(record: Record) -> str:
-    why = f" ({record['reason']})" if record["reason"] else ""
-    return f"{record['artifact']['ref']} {record['state']}{why}, action {record['action']}"
 
 
 def _decision(record: Record) -> str:
@@ -164,7 +112,7 @@ def _budget(record: Record) -> str:
 
 def _bypass(record: Record) -> str:
     until = f", until {record['expires']}" if record["expires"] else ""
-    return f"{record['kind']}{_of_request(record)}: {record['reason']}{until}"
+    return f"{record['kind']}{_of_request(record)}: {record['reason'] or 'no reason given'}{until}"
 
 
 def _error(record: Record) -> str:
@@ -174,23 +122,10 @@ def _error(record: Record) -> str:
 _SAYS: Final[dict[str, Callable[[Record], str]]] = {
     "log.open": _open,
     "log.close": lambda _record: "",
-    "log.recovered": _recovered,
     "log.rotate": lambda record: f"segment {record['segment']}, after {record['size']} records",
-    "log.prune": _prune,
-    "log.hold": lambda record: f"{record['state']}: {record['reason']}",
-    "log.key_rotate": _key_rotate,
     "checkpoint": lambda record: (
         f"{record['size']} records signed by {', '.join(record['signed_by'])}, {record['copies']} copies"
     ),
-    "content.erased": lambda record: (
-        f"{record['req']}, {record['rows']} rows in {record['in_log']}: {record['reason']}"
-    ),
-    "policy.load": lambda record: f"{_policy(record['policy'])}, mode {record['mode']}, on {record['model']['name']}",
-    "policy.swap": _swap,
-    "policy.reject": _reject,
-    "artifact.load": lambda record: f"{record['artifact']['ref']} {record['artifact']['digest']}",
-    "artifact.verify_failed": lambda record: f"{record['ref'] or 'an artifact'}: {record['code']}",
-    "artifact.revoked": _revoked,
     "guard.decision": _decision,
     "guard.request": _request,
     "budget.exceeded": _budget,

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from steerguard.audit.verify import Pins
-
-OK: Final = 0
-BROKEN: Final = 1
-USAGE: Final = 2
-"""Nothing to check, or it cannot be read."""
-UNANCHORED: Final = 3
-"""Only with `--anchored`: intact, but something rests on no pin."""
+    from steerguard.audit.verification.pins import Pins
 
 LogPath = Annotated[
     Path, typer.Argument(help="A directory of logs, or any file of one log: then only that log.", show_default=False)
 ]
+LogDirectory = Annotated[Path, typer.Argument(help="The directory of the logs.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+AsLines = Annotated[bool, typer.Option("--jsonl", help="Print one line of JSON per record.")]
+RequestId = Annotated[
+    str, typer.Option("--request", help="Id of the request: `req` of its records.", show_default=False)
+]
 PinnedKeys = Annotated[
     list[str] | None,
     typer.Option(
@@ -40,26 +36,46 @@ PinnedCheckpoints = Annotated[
         show_default=False,
     ),
 ]
+SigningKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--signing-key",
+        metavar="FILE",
+        help="The key (PKCS #8 in PEM) that signs the log of this command. By default STEERGUARD_CHECKPOINT_KEY, else "
+        "checkpoint.key of the directory. Give the key of the service that writes the logs.",
+        show_default=False,
+    ),
+]
+SigningKeyName = Annotated[
+    str | None,
+    typer.Option(
+        "--key-name",
+        metavar="NAME",
+        help="The name that the key signs under: that of the service. By default steerguard-audit.",
+        show_default=False,
+    ),
+]
+CheckpointCopies = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--copy",
+        metavar="DIR",
+        help="A second place for the checkpoints of this command's log. May be repeated.",
+        show_default=False,
+    ),
+]
 
 
 def pins_of(keys: Sequence[str] | None, checkpoints: Sequence[Path] | None) -> Pins:
-    """Return what the options pin; call it within `reported` or `usage_errors`.
+    """Return what the options pin; call it within `reported`.
 
     Raises:
         AuditKeyError: a key is not a verifier key.
         AuditVerificationError: checkpoints cannot be read.
     """
-    from steerguard.audit.verification.pins import heads_at, pinned_key
-    from steerguard.audit.verify import Pins
+    from steerguard.audit.verification.pins import Pins, heads_at, pinned_key
 
     return Pins(
         keys=tuple(pinned_key(text) for text in keys or ()),
         heads=tuple(head for path in checkpoints or () for head in heads_at(path)),
     )
-
-
-def console(*, stderr: bool = False) -> Console:
-    """Return a console that prints text as it is: no markup, no highlighting."""
-    from rich.console import Console
-
-    return Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True)

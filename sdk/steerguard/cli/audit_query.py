@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from steerguard.cli.audit_lines import comparison, dose, json_array, json_line, one_line, outcome, visible
-from steerguard.cli.audit_options import USAGE, AsJson, LogPath, PinnedCheckpoints, PinnedKeys, pins_of
+from steerguard.cli.audit_answer import USAGE, refuse
+from steerguard.cli.audit_lines import comparison, dose, json_array, json_line, one_line, outcome
+from steerguard.cli.audit_options import AsJson, AsLines, LogPath, PinnedCheckpoints, PinnedKeys, pins_of
 from steerguard.cli.audit_reading import (
     Action,
-    AsLines,
     Cause,
     Intended,
     Log,
@@ -27,8 +27,9 @@ from steerguard.cli.audit_reading import (
     point_out_last,
     read,
     selection,
-    usage_errors,
 )
+from steerguard.cli.audit_table import print_table
+from steerguard.cli.reporting import reported
 
 DECISION = "guard.decision"
 _HEADINGS = ("time", "request", "row", "mode", "score vs threshold", "intended → applied", "cause, rules", "doses")
@@ -54,14 +55,13 @@ def query(
     keys: PinnedKeys = None,
     checkpoints: PinnedCheckpoints = None,
 ) -> None:
-    """Show decisions, or records of other types, oldest first; only records that verify. Exit status as for `verify`.
+    """Show decisions, or records of other types, oldest first; only records that verify.
 
-    A record that is the last of its log and that nothing confirms yet is shown with a warning.
+    Exit status as for `verify`. A record that is the last of its log and that nothing confirms yet is shown with a warning.
     """
     if as_json and as_lines:
-        typer.echo("Give --json or --jsonl, not both.", err=True)
-        raise typer.Exit(USAGE)
-    with usage_errors():
+        refuse("Give --json or --jsonl, not both.")
+    with reported(USAGE):
         from steerguard.audit.reading.selection import event_types
 
         chosen = selection(
@@ -135,24 +135,19 @@ def _print(rows: Sequence[dict[str, Any]], *, as_json: bool, as_lines: bool, tab
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for heading in _HEADINGS:
-        # A name that is too long for its column goes on in the next line: an identifier that was cut is of no use.
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        cells = (
-            row["t"],
-            row["req"],
-            str(row["row"]),
-            row["mode"],
-            "\n".join(comparison(reading) for reading in row["readings"]) or "-",
-            outcome(row),
-            "\n".join((row["cause"], *row["rules"])),
-            "\n".join(dose(given) for given in row["doses"]) or "-",
-        )
-        table.add_row(*(Text("\n".join(visible(line) for line in cell.split("\n"))) for cell in cells))
-    Console(markup=False, highlight=False).print(table)
+    print_table(
+        _HEADINGS,
+        (
+            (
+                row["t"],
+                row["req"],
+                str(row["row"]),
+                row["mode"],
+                "\n".join(comparison(reading) for reading in row["readings"]) or "-",
+                outcome(row),
+                "\n".join((row["cause"], *row["rules"])),
+                "\n".join(dose(given) for given in row["doses"]) or "-",
+            )
+            for row in rows
+        ),
+    )

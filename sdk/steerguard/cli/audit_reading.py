@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerguard.cli.audit_lines import visible
-from steerguard.cli.audit_options import BROKEN, OK, USAGE
+from steerguard.cli.audit_answer import BROKEN, code_of, require_logs
+from steerguard.cli.visible import say
 
 if TYPE_CHECKING:
     from steerguard.audit.reading.selection import Selection
@@ -46,23 +45,6 @@ Since = Annotated[
     ),
 ]
 Until = Annotated[str | None, typer.Option(metavar="WHEN", help="Before this time, as --since.", show_default=False)]
-AsLines = Annotated[bool, typer.Option("--jsonl", help="Print one line of JSON per record.")]
-
-
-_UNREAD: Final = frozenset({"file", "segment"})
-"""Faults of a log of which nothing could be read; `verify` exits with 2 when all are like that."""
-
-
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """Print an error of this package and leave with exit code 2: what was asked for cannot be read."""
-    from steerguard.errors import SteerguardError
-
-    try:
-        yield
-    except SteerguardError as error:
-        typer.echo(visible_lines(f"{error.code}: {error}"), err=True)
-        raise typer.Exit(USAGE) from error
 
 
 def when(text: str | None) -> str | None:
@@ -77,7 +59,7 @@ def when(text: str | None) -> str | None:
 
 
 def read(path: Path, pins: Pins, on_record: Callable[[dict[str, Any]], None]) -> DirectoryReport:
-    """Verify the logs at the path and hand over what verifies; call it within `usage_errors`.
+    """Verify the logs at the path and hand over what verifies; call it within `reported`.
 
     Raises:
         AuditVerificationError: it cannot be read.
@@ -85,14 +67,12 @@ def read(path: Path, pins: Pins, on_record: Callable[[dict[str, Any]], None]) ->
     from steerguard.audit.verify import verify_path
 
     report = verify_path(path, pins, on_record=on_record)
-    if not report.logs and not report.missing and not report.pruned:
-        typer.echo(f"There is no audit log in {visible(path)}.", err=True)
-        raise typer.Exit(USAGE)
+    require_logs(report, path)
     return report
 
 
 def exit_code(report: DirectoryReport, *, misfits: int = 0) -> int:
-    """Name every broken or missing log on the error stream, and return the exit code.
+    """Name every broken or missing log and what rests on no pin on the error stream, and return the exit code.
 
     Args:
         report: what verification found.
@@ -102,24 +82,22 @@ def exit_code(report: DirectoryReport, *, misfits: int = 0) -> int:
         bad = log.first_bad
         if bad is not None:
             place = "" if bad.line is None else f"{bad.file} line {bad.line} "
-            typer.echo(
-                visible(f"{log.log}: broken, {log.records} records verified; {place}(record {bad.seq}): {bad.reason}"),
-                err=True,
-            )
+            say(f"{log.log}: broken, {log.records} records verified; {place}(record {bad.seq}): {bad.reason}", err=True)
     for missing in report.missing:
-        typer.echo(visible(f"{missing.log}: missing; it is named by {missing.named_by}"), err=True)
-    if misfits:
-        typer.echo(
-            f"records that do not fit the schema of their type: {misfits}; see `steerguard audit verify --strict`.",
+        say(f"{missing.log}: missing; it is named by {missing.named_by}", err=True)
+    unanchored = [log for log in report.logs if log.pinned and log.unanchored]
+    if unanchored:
+        say(
+            f"records that no pinned checkpoint covers: {sum(log.unanchored for log in unanchored)}, in "
+            f"{len(unanchored)} of {len(report.logs)} logs; see `steerguard audit verify`.",
             err=True,
         )
     if misfits:
-        return BROKEN
-    if report.status == "broken":
-        faults = [log.first_bad for log in report.logs]
-        unread = faults and all(one is not None and one.fault in _UNREAD and one.seq == 0 for one in faults)
-        return USAGE if unread and not report.missing else BROKEN
-    return OK
+        say(
+            f"records that do not fit the schema of their type: {misfits}; see `steerguard audit verify --strict`.",
+            err=True,
+        )
+    return BROKEN if misfits else code_of(report)
 
 
 def point_out_last(report: DirectoryReport, shown: Sequence[tuple[str, int]]) -> None:
@@ -128,16 +106,11 @@ def point_out_last(report: DirectoryReport, shown: Sequence[tuple[str, int]]) ->
         # The end of a broken log is said with the break.
         open_end = log.status == "ok" and not log.closed and log.unanchored > 0
         if open_end and (log.log, log.size - 1) in shown:
-            typer.echo(
+            say(
                 f"{log.log}: warning: record {log.size - 1} is the last one and is confirmed neither by a following one "
                 f"nor by a checkpoint; its hash is {log.head}",
                 err=True,
             )
-
-
-def visible_lines(text: str) -> str:
-    """Return text of several lines with every other character that does not print escaped."""
-    return "\n".join(visible(line) for line in text.split("\n"))
 
 
 def selection(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerguard.cli.audit_lines import visible
-from steerguard.cli.audit_options import BROKEN, OK, USAGE, AsJson, LogPath, PinnedCheckpoints, PinnedKeys, pins_of
-from steerguard.cli.audit_reading import Since, Until, exit_code, read, usage_errors, when
+from steerguard.cli.audit_answer import BROKEN, USAGE, print_document, refuse
+from steerguard.cli.audit_options import AsJson, LogPath, PinnedCheckpoints, PinnedKeys, pins_of
+from steerguard.cli.audit_reading import Since, Until, exit_code, read, when
+from steerguard.cli.reporting import reported
+from steerguard.cli.visible import say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,14 +46,13 @@ def replay(
     keys: PinnedKeys = None,
     checkpoints: PinnedCheckpoints = None,
 ) -> None:
-    """Decide recorded readings under another policy and show what would differ; nothing is guessed.
+    """Check that verdicts follow from their lines, or show what another policy would have decided; nothing is guessed.
 
     Exit status: 0 done, 1 a log is broken or a verdict does not follow from its line, 2 it cannot be read.
     """
     if policy is not None and check:
-        typer.echo("Give either --policy or --check.", err=True)
-        raise typer.Exit(USAGE)
-    with usage_errors():
+        refuse("Give either --policy or --check.")
+    with reported(USAGE):
         from steerguard.audit.reading.selection import Selection, fits
 
         chosen = Selection(since=when(since), until=when(until))
@@ -71,13 +71,13 @@ def replay(
         checked = read(path, pins_of(keys, checkpoints), decide)
     document = run.document()
     if as_json:
-        typer.echo(json.dumps({**document, "misfits": misfits}, indent=2))
+        print_document({**document, "misfits": misfits})
     elif policy is None:
         _print_check(document)
     else:
         _print_replay(document, policy)
     failed = policy is None and document["disagreed"] > 0
-    raise typer.Exit(BROKEN if failed else exit_code(checked, misfits=misfits) or OK)
+    raise typer.Exit(BROKEN if failed else exit_code(checked, misfits=misfits))
 
 
 def _self_check(listed: int) -> SelfCheck:
@@ -104,16 +104,14 @@ def _print_check(document: Mapping[str, Any]) -> None:
             "prompt within the score tolerance"
         )
     for one in document["disagreements"]:
-        typer.echo(visible(f"  {one['log']} {one['seq']} ({one['req']} row {one['row']}): {one['reason']}"))
+        say(f"  {one['log']} {one['seq']} ({one['req']} row {one['row']}): {one['reason']}")
     _left_out(document["disagreed"] - len(document["disagreements"]))
 
 
 def _print_replay(document: Mapping[str, Any], policy: str) -> None:
-    typer.echo(
-        visible(
-            f"{document['records']} decisions under {policy}: {document['changed']} differ, "
-            f"{document['decided'] - document['changed']} stay, {document['undecided']} cannot be decided"
-        )
+    say(
+        f"{document['records']} decisions under {policy}: {document['changed']} differ, "
+        f"{document['decided'] - document['changed']} stay, {document['undecided']} cannot be decided"
     )
     for heading, name in (
         ("intended action:", "actions"),
@@ -123,7 +121,7 @@ def _print_replay(document: Mapping[str, Any], policy: str) -> None:
         if document[name]:
             typer.echo(heading)
             for words, count in document[name].items():
-                typer.echo(f"  {count:>9}  {visible(words)}")
+                say(f"  {count:>9}  {words}")
     if document["announced"]:
         typer.echo(
             f"{document['announced']} records from before a streamed answer are left out: the complete ones count"
@@ -132,11 +130,7 @@ def _print_replay(document: Mapping[str, Any], policy: str) -> None:
         typer.echo("records that differ:")
     for one in document["changes"]:
         rules = f"{', '.join(one['rules_before']) or 'no rule'} → {', '.join(one['rules_after']) or 'no rule'}"
-        typer.echo(
-            visible(
-                f"  {one['log']} {one['seq']} ({one['req']} row {one['row']}): {one['before']} → {one['after']}; {rules}"
-            )
-        )
+        say(f"  {one['log']} {one['seq']} ({one['req']} row {one['row']}): {one['before']} → {one['after']}; {rules}")
     _left_out(document["changed"] - len(document["changes"]))
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from steerguard.cli.audit_lines import visible
-from steerguard.cli.audit_options import USAGE, LogPath, PinnedCheckpoints, PinnedKeys, pins_of
-from steerguard.cli.audit_reading import Since, Until, exit_code, read, usage_errors, when
+from steerguard.cli.audit_answer import USAGE, write_file
+from steerguard.cli.audit_options import LogPath, PinnedCheckpoints, PinnedKeys, pins_of
+from steerguard.cli.audit_reading import Since, Until, exit_code, read, when
+from steerguard.cli.reporting import reported
+from steerguard.cli.visible import ascii_json, say
 
 Page = Annotated[Path | None, typer.Option("--html", help="Write the page to this file.", show_default=False)]
 Figures = Annotated[
@@ -39,11 +40,11 @@ def report(
     keys: PinnedKeys = None,
     checkpoints: PinnedCheckpoints = None,
 ) -> None:
-    """Report what the guard did: volume, actions, scores, overhead, changes, errors. Exit status as for `verify`.
+    """Report what the guard did: volume, actions, scores, overhead, changes, errors.
 
-    Only records that verify count. The page is one file that loads nothing.
+    Exit status as for `verify`. Only records that verify count. The page is one file that loads nothing.
     """
-    with usage_errors():
+    with reported(USAGE):
         from steerguard.audit.reading.selection import Selection
         from steerguard.audit.reporting.figures import Figures
         from steerguard.audit.reporting.report import page_of, report_on
@@ -56,21 +57,17 @@ def report(
             generated=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z",
             framework=None if framework == "all" else framework,
         )
-    printed = str(as_json) == "-" or (as_json is None and html is None)
-    text = json.dumps(document, indent=2)
-    if printed:
-        typer.echo(text)
-    elif as_json is not None:
-        _write(as_json, text + "\n")
-    if html is not None:
-        _write(html, page_of(document))
+        printed = str(as_json) == "-" or (as_json is None and html is None)
+        text = ascii_json(document, indent=2)
+        if printed:
+            typer.echo(text)
+        elif as_json is not None:
+            _write(as_json, f"{text}\n")
+        if html is not None:
+            _write(html, page_of(document))
     raise typer.Exit(exit_code(checked, misfits=figures.totals.misfits))
 
 
 def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        typer.echo(visible(f"{file} cannot be written: {error.strerror}"), err=True)
-        raise typer.Exit(USAGE) from error
-    typer.echo(visible(f"Wrote {file}"), err=True)
+    write_file(file, text.encode("utf-8"))
+    say(f"Wrote {file}", err=True)

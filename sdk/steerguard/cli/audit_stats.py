@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from steerguard.cli.audit_lines import visible
+from steerguard.cli.audit_answer import USAGE, print_document
 from steerguard.cli.audit_options import AsJson, LogPath, PinnedCheckpoints, PinnedKeys, pins_of
-from steerguard.cli.audit_reading import Since, Until, exit_code, read, usage_errors, when
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from steerguard.cli.audit_reading import Since, Until, exit_code, read, when
+from steerguard.cli.audit_table import print_table
+from steerguard.cli.reporting import reported
+from steerguard.cli.visible import say
 
 By = Annotated[
     Literal["day", "policy", "model", "tenant", "rule"] | None,
@@ -51,11 +50,11 @@ def stats(
     keys: PinnedKeys = None,
     checkpoints: PinnedCheckpoints = None,
 ) -> None:
-    """Count what verified: actions, causes, rules, scores, cost, bypasses and errors. Exit status as for `verify`.
+    """Count what verified: actions, causes, rules, scores, cost, bypasses and errors.
 
-    Shares come with 95 % Wilson intervals. Quantiles are off by at most one per cent.
+    Exit status as for `verify`. Shares come with 95 % Wilson intervals. Quantiles are off by at most one per cent.
     """
-    with usage_errors():
+    with reported(USAGE):
         from steerguard.audit.reading.selection import Selection
         from steerguard.audit.reading.stats import Totals
 
@@ -69,7 +68,7 @@ def stats(
         report = read(path, pins_of(keys, checkpoints), count)
     document = totals.document()
     if as_json:
-        typer.echo(json.dumps(document, indent=2))
+        print_document(document)
     else:
         _print(document)
     raise typer.Exit(exit_code(report, misfits=totals.misfits))
@@ -95,7 +94,7 @@ def _print(document: Mapping[str, Any]) -> None:
         if document[key]:
             typer.echo(f"{heading}:")
             for name, number in document[key].items():
-                typer.echo(f"  {number:>9}  {visible(name)}")
+                say(f"  {number:>9}  {name}")
     _print_quantiles(document)
     if document.get("groups"):
         _print_groups(document)
@@ -108,43 +107,34 @@ def _print_quantiles(document: Mapping[str, Any]) -> None:
         "duration of a request, ms": _in_ms(document["duration_us"]),
         "of that the guard's, ms": _in_ms(document["guard_us"]),
     }
-    table = _table("", "count", "least", "median", "p95", "p99", "greatest")
-    for name, numbers in rows.items():
-        if numbers["count"]:
-            cells = (f"{numbers[key]:.4g}" for key in ("least", "median", "p95", "p99", "greatest"))
-            _add(table, name, str(numbers["count"]), *cells)
-    if table.row_count:
-        _show(table)
+    quantiles = ("least", "median", "p95", "p99", "greatest")
+    cells = [
+        (name, str(numbers["count"]), *(f"{numbers[key]:.4g}" for key in quantiles))
+        for name, numbers in rows.items()
+        if numbers["count"]
+    ]
+    if cells:
+        print_table(("", "count", *quantiles), cells, numbers=True)
         typer.echo(f"Median, p95 and p99 are off by at most {document['quantile_error']:.0%} of themselves.")
 
 
 def _print_groups(document: Mapping[str, Any]) -> None:
-    table = _table(
-        str(document["by"]),
-        "decisions",
-        "refused",
-        "guided",
-        "extra tokens",
-        "requests",
-        "p95 ms",
-        "bypasses",
-        "errors",
-    )
-    for name, group in document["groups"].items():
-        p95 = _in_ms(group["duration_us"])["p95"]
-        _add(
-            table,
+    headings = ("decisions", "refused", "guided", "extra tokens", "requests", "p95 ms", "bypasses", "errors")
+    rows = [
+        (
             name,
             str(group["decisions"]),
             _share(group["refused"]),
             _share(group["guided"]),
             f"{group['extra_forward_tokens']['total']:.0f}",
             str(group["duration_us"]["count"]),
-            "-" if p95 is None else f"{p95:.4g}",
+            "-" if (p95 := _in_ms(group["duration_us"])["p95"]) is None else f"{p95:.4g}",
             str(sum(group["bypasses"].values())),
             str(sum(group["errors"].values())),
         )
-    _show(table)
+        for name, group in document["groups"].items()
+    ]
+    print_table((document["by"], *headings), rows, numbers=True)
 
 
 def _share(share: Mapping[str, Any]) -> str:
@@ -158,25 +148,3 @@ def _in_ms(numbers: Mapping[str, Any]) -> dict[str, Any]:
         key: value / 1000 if isinstance(value, int | float) and key != "count" else value
         for key, value in numbers.items()
     }
-
-
-def _table(*headings: str) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table()
-    for place, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="right" if place else "left", overflow="fold")
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    from rich.text import Text
-
-    table.add_row(*(Text(visible(cell)) for cell in cells))
-
-
-def _show(table: Table) -> None:
-    from rich.console import Console
-
-    Console(markup=False, highlight=False).print(table)

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from steerguard.cli.audit_lines import json_line, one_line, visible
-from steerguard.cli.audit_options import BROKEN, OK, USAGE, LogPath
-from steerguard.cli.audit_reading import AsLines, Types, usage_errors
+from steerguard.cli.audit_answer import BROKEN, OK, USAGE, refuse
+from steerguard.cli.audit_lines import json_line, one_line
+from steerguard.cli.audit_options import AsLines, LogPath
+from steerguard.cli.audit_reading import Types
+from steerguard.cli.reporting import reported
+from steerguard.cli.visible import say
 
 if TYPE_CHECKING:
     from steerguard.audit.reading.tail import TailItem
@@ -23,7 +26,7 @@ def tail(
     path: LogPath,
     *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is written, until Ctrl-C.")] = False,
-    count: Annotated[int, typer.Option("-n", min=0, help="At most so many records, the newest.")] = 10,
+    last: Annotated[int, typer.Option("--last", "-n", min=0, help="At most so many records, the newest.")] = 10,
     types: Types = None,
     as_lines: AsLines = False,
 ) -> None:
@@ -33,8 +36,8 @@ def tail(
     """
     printer = _Printer(as_lines=as_lines)
     try:
-        with usage_errors():
-            _run(path, printer, follow=follow, count=count, types=types)
+        with reported(USAGE):
+            _run(path, printer, follow=follow, count=last, types=types)
     except KeyboardInterrupt:
         typer.echo(err=True)
     raise typer.Exit(BROKEN if printer.breaks else OK)
@@ -52,8 +55,7 @@ def _run(path: Path, printer: _Printer, *, follow: bool, count: int, types: list
 
     reader = Tail(path, admits)
     if not follow and not (logs_in(path) if path.is_dir() else (log_at(path),)):
-        typer.echo(f"There is no audit log in {visible(path)}.", err=True)
-        raise typer.Exit(USAGE)
+        refuse(f"There is no audit log in {path}.")
     typer.echo("tail does not verify what it shows: `steerguard audit verify` does.", err=True)
     printer.print(reader.newest(count))
     while follow:
@@ -73,7 +75,7 @@ class _Printer:
         for item in items:
             if isinstance(item, TailBreak):
                 self.breaks += 1
-                typer.echo(visible(f"warning: {item.segment}: {item.reason}"), err=True)
+                say(f"warning: {item.segment}: {item.reason}", err=True)
             elif self._as_lines:
                 typer.echo(json_line(item.record))
             else:

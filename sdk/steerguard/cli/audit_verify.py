@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from steerguard.cli.audit_options import (
-    BROKEN,
-    OK,
-    UNANCHORED,
-    USAGE,
-    AsJson,
-    LogPath,
-    PinnedCheckpoints,
-    PinnedKeys,
-    pins_of,
-)
+from steerguard.cli.audit_answer import OK, UNANCHORED, USAGE, code_of, print_document, require_logs
+from steerguard.cli.audit_options import AsJson, LogPath, PinnedCheckpoints, PinnedKeys, pins_of
+from steerguard.cli.reporting import reported
+from steerguard.cli.visible import say
 
 if TYPE_CHECKING:
     from steerguard.audit.verify import DirectoryReport, LogReport, PrunedRange
-
-DOCUMENT_VERSION: Final = 1
-_CHECKED_NOTHING: Final = frozenset({"file", "segment"})
 
 
 def verify(
@@ -38,7 +27,8 @@ def verify(
         ),
     ] = False,
     anchored: Annotated[
-        bool, typer.Option("--anchored", help="Exit with 3 when records are intact but rest on no pin.")
+        bool,
+        typer.Option("--anchored", help="Exit with 3 when a log is intact, but its records or its end rest on no pin."),
     ] = False,
     keys: PinnedKeys = None,
     checkpoints: PinnedCheckpoints = None,
@@ -49,29 +39,25 @@ def verify(
     Exit status: 0 intact, 1 broken or missing, 2 nothing to check, 3 only with --anchored: intact, but not anchored.
     """
     from steerguard.audit.verify import verify_path
-    from steerguard.errors import SteerguardError
 
-    try:
+    with reported(USAGE):
         report = verify_path(path, pins_of(keys, checkpoints), strict=strict)
-    except SteerguardError as error:
-        typer.echo(f"{error.code}: {error}", err=True)
-        raise typer.Exit(USAGE) from error
-    if not report.logs and not report.missing and not report.pruned:
-        typer.echo(f"There is no audit log in {path}.", err=True)
-        raise typer.Exit(USAGE)
-    code = _exit_code(report, anchored=anchored)
+    require_logs(report, path)
+    code = code_of(report)
+    if code == OK and anchored and not report.anchored:
+        code = UNANCHORED
     if as_json:
-        typer.echo(json.dumps(document(report), indent=2))
+        print_document(document(report))
     else:
         for line in _lines(report):
-            typer.echo(line)
+            say(line)
         if code == UNANCHORED:
-            typer.echo(_not_anchored(report))
+            say(_not_anchored(report))
     raise typer.Exit(code)
 
 
 def document(report: DirectoryReport) -> dict[str, Any]:
-    """Return the report as a document for programs; `version` changes when a field changes its meaning."""
+    """Return the report as a document for programs."""
     logs = []
     for log in report.logs:
         fields = asdict(log)
@@ -79,7 +65,6 @@ def document(report: DirectoryReport) -> dict[str, Any]:
             fields["first_bad"]["reason"] = log.first_bad.reason
         logs.append(fields)
     return {
-        "version": DOCUMENT_VERSION,
         "status": report.status,
         "anchored": report.anchored,
         "logs": logs,
@@ -87,14 +72,6 @@ def document(report: DirectoryReport) -> dict[str, Any]:
         "pruned": [asdict(one) for one in report.pruned],
         "warnings": list(report.warnings),
     }
-
-
-def _exit_code(report: DirectoryReport, *, anchored: bool) -> int:
-    if report.status == "broken":
-        bad = [log.first_bad for log in report.logs]
-        nothing = bad and all(one is not None and one.fault in _CHECKED_NOTHING and one.seq == 0 for one in bad)
-        return USAGE if nothing and not report.missing else BROKEN
-    return UNANCHORED if anchored and not report.anchored else OK
 
 
 def _lines(report: DirectoryReport) -> Iterator[str]:
@@ -135,19 +112,30 @@ def _log_lines(log: LogReport) -> Iterator[str]:
 def _not_anchored(report: DirectoryReport) -> str:
     if not all(log.pinned for log in report.logs):
         return "not anchored: pin the key of the checkpoints with --key, or give a copy of them with --checkpoint"
-    return "not anchored: no pinned checkpoint covers the records that are listed as unanchored"
+    unanchored = [log for log in report.logs if log.unanchored]
+    if unanchored and all(log.as_found for log in unanchored):
+        return "not anchored: only recovery vouches for the records that are as found; give checkpoints that were kept elsewhere with --checkpoint"
+    if unanchored:
+        return "not anchored: no pinned checkpoint covers the records that are listed as unanchored"
+    if not all(log.rests_on_pins for log in report.logs):
+        return "not anchored: a log does not end with log.close, so what followed may have been cut off with its checkpoints"
+    return "not anchored: no pinned checkpoint covers a record of what was pruned"
 
 
 def _evidence(log: LogReport) -> str:
     checked = _count(log.checkpoints, "checkpoint") + " verified"
     pin = "a pinned one" if log.pinned else "one of the log's own key, which is not pinned"
-    if log.anchored == 0:
+    if log.anchored == 0 and not log.as_found:
         return f"{checked}; no record lies under {pin}"
     if log.unanchored == 0:
         return f"{checked}; all records lie under {pin}"
+    if log.as_found:
+        pin += " that was signed before recovery"
+    covered = f"records up to {log.anchored - 1} lie" if log.anchored else "no record lies"
+    found = f" ({log.as_found:,} as found)" if log.as_found else ""
     return (
-        f"{checked}; records up to {log.anchored - 1} lie under {pin}; unanchored after that: "
-        f"{_count(log.unanchored, 'record')}, {_count(log.unanchored_bytes, 'byte')}, {log.unanchored_seconds:.1f} s"
+        f"{checked}; {covered} under {pin}; unanchored after that: "
+        f"{_count(log.unanchored, 'record')}{found}, {_count(log.unanchored_bytes, 'byte')}, {log.unanchored_seconds:.1f} s"
     )
 
 

@@ -1,4 +1,4 @@
-"""How commands report errors of this package: code and message on standard error, exit code 1, no traceback."""
+"""How commands report errors of this package: code and message on standard error, an exit code, no traceback."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from contextlib import contextmanager
 
 import typer
 
+from steerguard.cli.visible import visible_lines
 from steerguard.errors import SteerguardError
 
 
 @contextmanager
-def reported() -> Iterator[None]:
-    """Print an error of this package and leave with exit code 1, without a traceback."""
+def reported(code: int = 1) -> Iterator[None]:
+    """Print an error of this package and leave with the exit code, without a traceback."""
     try:
         yield
     except SteerguardError as error:
-        typer.echo(f"{error.code}: {error}", err=True)
-        raise typer.Exit(1) from error
+        typer.echo(visible_lines(f"{error.code}: {error}"), err=True)
+        raise typer.Exit(code) from error

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import pytest
 
+from steerguard.audit.privacy.content import token_content
 from steerguard.audit.privacy.keys import ContentKey
 from steerguard.audit.records.fields import ArtifactPin, ModelReference, PolicyReference
-from steerguard.audit.records.record import DecisionContext
+from steerguard.audit.records.record import DecisionContext, decision_event
 from steerguard.decision import Decision, Dose, Reading, Threshold, Usage
 
 DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.fixture(autouse=True)
+def _no_keys_in_the_environment(monkeypatch):
+    for name in ("STEERGUARD_AUDIT_KEY", "STEERGUARD_CHECKPOINT_KEY", "STEERGUARD_AUDIT_SEALING_KEY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +77,28 @@ def decide():
         return Decision(**{**fields, **changes})
 
     return make
+
+
+@pytest.fixture
+def allow(decide, context):
+    """A decision that need not be durable at once."""
+    return decision_event(decide(), context, content=token_content(None, [1, 2], [3]))
+
+
+@pytest.fixture
+def refuse(decide, context):
+    """A decision that is durable at once."""
+    return decision_event(decide(applied="refuse"), context, content=token_content(None, [1, 2], [3]))
+
+
+@pytest.fixture
+def syncs(monkeypatch):
+    """Count the syncs of regular files, by their threads."""
+    calls, sync = [], os.fdatasync
+
+    def counting(descriptor):
+        calls.append(threading.current_thread())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", counting)
+    return calls

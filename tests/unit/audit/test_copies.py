@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from steerguard.audit import copies
 from steerguard.audit.copies import CallableCopy, CheckpointCopy, DirectoryCopy, StreamCopy
 from steerguard.audit.evidence.checkpoint import TreeHead, sign_head, split_notes
 from steerguard.errors import AuditSinkError
@@ -122,3 +126,84 @@ def test_a_function_gets_log_and_note_and_its_message_is_not_repeated():
     with pytest.raises(AuditSinkError, match="ConnectionError") as caught:
         CallableCopy(broken).publish(LOG, note(3))
     assert "secret" not in str(caught.value)
+
+
+def test_a_relative_directory_stays_the_same_when_the_process_changes_its_own(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    copy = DirectoryCopy(Path("mirror"))
+    copy.publish(LOG, note(1))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    copy.publish(LOG, note(2))
+    assert notes_in(tmp_path / "mirror") == [note(1), note(2)]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_long_file_is_not_read_for_every_checkpoint(tmp_path, monkeypatch):
+    copy, read = DirectoryCopy(tmp_path), []
+    readable = copies.require_readable
+    monkeypatch.setattr(copies, "require_readable", lambda *given: (read.append(1), readable(*given))[1])
+    for size in range(1, 20):
+        copy.publish(LOG, note(size))
+    assert len(read) == 1
+
+
+@pytest.mark.parametrize("change", ["cut", "replaced", "longer"])
+def test_what_somebody_else_did_to_the_file_is_noticed(tmp_path, change):
+    copy, path = DirectoryCopy(tmp_path), tmp_path / f"{LOG}.checkpoints"
+    copy.publish(LOG, note(1))
+    copy.publish(LOG, note(4))
+    if change == "cut":
+        path.write_bytes(note(1) + b"\n")
+        copy.publish(LOG, note(5))
+        assert notes_in(tmp_path) == [note(1), note(5)]
+        return
+    content = path.read_bytes()
+    if change == "replaced":
+        staged = tmp_path / "staged"
+        staged.write_bytes(note(9) + b"\n")
+        staged.replace(path)
+    else:
+        path.write_bytes(content + note(9) + b"\n")
+    with pytest.raises(AuditSinkError, match="ahead of the log"):
+        copy.publish(LOG, note(5))
+
+
+FORK = """
+import os, signal, sys, threading
+from pathlib import Path
+from steerguard.audit.copies import DirectoryCopy
+from steerguard.audit.log import AuditLog
+from steerguard.audit.settings import CheckpointSettings
+from steerguard.signing.keys import SigningKey
+folder = Path(sys.argv[1])
+inside, go_on, sync, parent = threading.Event(), threading.Event(), os.fdatasync, os.getpid()
+def slow(descriptor):
+    if os.getpid() == parent and "copy" in os.readlink(f"/proc/self/fd/{descriptor}"):
+        inside.set()
+        go_on.wait(30)
+    sync(descriptor)
+os.fdatasync = slow
+settings = CheckpointSettings(signer=SigningKey(bytes([3]) * 32), copies=(DirectoryCopy(folder / "copy"),))
+log = AuditLog.open(folder / "logs", content="none", checkpoints=settings)
+thread = threading.Thread(target=log.checkpoint)
+thread.start()
+inside.wait(30)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    log.checkpoint()
+    log.close()
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+go_on.set()
+thread.join()
+log.close()
+sys.exit(status != 0)
+"""
+
+
+def test_a_child_that_is_forked_while_a_copy_is_written_writes_its_own(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", FORK, tmp_path], check=True, env=environment, timeout=60)
+    assert len(list((tmp_path / "copy").glob("*.checkpoints"))) == 2

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import linecache
-import sys
 from contextlib import suppress
 
 import pytest
 from tests.audit_directories import records_in
+from tests.interrupter import Interrupter
 
 from steerguard.audit.log import AuditLog
 from steerguard.audit.privacy.content import token_content
@@ -22,52 +21,12 @@ OLD_CONTENT, NEW_CONTENT = ContentKey(b"o" * 32), ContentKey(b"n" * 32)
 NEW = SigningKey(bytes([7]) * 32)
 
 
-@pytest.fixture(autouse=True)
-def _no_key_in_the_environment(monkeypatch):
-    monkeypatch.delenv("STEERGUARD_CHECKPOINT_KEY", raising=False)
-
-
 @pytest.fixture
 def event(decide, context):
     return decision_event(decide(applied="refuse"), context, content=token_content(None, [1, 2], [3]))
 
 
-class Interrupter:
-    """Raises KeyboardInterrupt before the n-th line of the audit log's own code that runs.
-
-    Lines that open or leave a `with` are left out: real interrupts are not delivered between a lock and its block.
-    """
-
-    def __init__(self, at):
-        self.left = at
-
-    def __call__(self, frame, kind, _argument):
-        if "steerguard/audit/" not in frame.f_code.co_filename:
-            return None
-        if kind == "line" and not self._guards(frame):
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-        return self
-
-    @staticmethod
-    def _guards(frame):
-        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        return text.startswith(("with ", "finally:", "except "))
-
-    def run(self, action):
-        """Return whether the action was interrupted."""
-        before = sys.gettrace()
-        sys.settrace(self)
-        try:
-            action()
-        except KeyboardInterrupt:
-            return True
-        finally:
-            sys.settrace(before)
-        return False
-
-
+AUDIT = ("steerguard/audit/",)
 ACTIONS = {
     "record": lambda log, event: log.record(event),
     "checkpoint": lambda log, _event: log.checkpoint(),
@@ -93,7 +52,7 @@ def test_an_interrupt_at_any_line_loses_nothing_and_breaks_nothing(tmp_path, eve
             checkpoints=CheckpointSettings(every_records=4),
         )
         receipts = [log.record(event) for _ in range(2)]
-        interrupted = Interrupter(at).run(lambda log=log: ACTIONS[action](log, event))
+        interrupted = Interrupter(at, AUDIT).run(lambda log=log: ACTIONS[action](log, event))
         for _ in range(4):
             # Content that was tagged just before the log found that another key is in force is refused, once.
             with suppress(AuditError):
@@ -131,7 +90,7 @@ def test_an_interrupt_in_the_middle_of_many_rotations_loses_nothing(tmp_path, ev
             for _ in range(3):
                 receipts.append(log.record(event))
 
-        interrupted = Interrupter(at).run(work)
+        interrupted = Interrupter(at, AUDIT).run(work)
         receipts += [log.record(event) for _ in range(3)]
         log.close()
         (report,) = verify_directory(folder, strict=True).logs

@@ -25,12 +25,6 @@ from steerguard.errors import AuditError, AuditKeyError, AuditSinkError
 PROMPT = "How do I pick a lock without anybody noticing?"
 
 
-@pytest.fixture(autouse=True)
-def _no_key_in_the_environment(monkeypatch):
-    monkeypatch.delenv("STEERGUARD_AUDIT_KEY", raising=False)
-    monkeypatch.delenv("STEERGUARD_CHECKPOINT_KEY", raising=False)
-
-
 def report_of(path):
     return verify_path(path, strict=True).logs[0]
 
@@ -334,3 +328,40 @@ def test_the_audit_log_needs_no_torch():
     script = "import sys, steerguard.audit.log, steerguard.audit.records.record, steerguard.audit.verify; assert 'torch' not in sys.modules"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment, timeout=60)
+
+
+INTERRUPTED_CLOSE = """
+import sys, threading
+from pathlib import Path
+from steerguard.audit.log import AuditLog
+log = AuditLog.open(Path(sys.argv[1]), content="none")
+writer, held, go_on = log._writer, threading.Event(), threading.Event()
+def hold():  # as the background thread does while it waits for a second place
+    with writer._lock:
+        held.set()
+        go_on.wait(30)
+threading.Thread(target=hold).start()
+held.wait(30)
+threading.Timer(0.2, lambda: __import__("_thread").interrupt_main()).start()
+try:
+    log.close()
+except KeyboardInterrupt:
+    print("interrupted")
+go_on.set()
+"""
+
+
+def test_a_close_that_was_interrupted_is_finished_at_the_end_of_the_process(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_CLOSE, tmp_path],
+        check=True,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+    (path,) = tmp_path.glob("*.000000.jsonl")
+    assert json.loads(path.read_bytes().splitlines()[-1])["type"] == "log.close"
+    assert path.stat().st_mode & 0o777 == 0o400

@@ -18,12 +18,6 @@ from steerguard.errors import AuditSinkError
 PROMPT = "How do I pick a lock without anybody noticing?"
 
 
-@pytest.fixture(autouse=True)
-def _no_key_in_the_environment(monkeypatch):
-    monkeypatch.delenv("STEERGUARD_AUDIT_KEY", raising=False)
-    monkeypatch.delenv("STEERGUARD_CHECKPOINT_KEY", raising=False)
-
-
 def report_of(path):
     return verify_path(path, strict=True).logs[0]
 

@@ -112,7 +112,22 @@ def test_an_envelope_of_other_types_is_a_schema_fault(records, name, value):
 
 
 @pytest.mark.parametrize(
-    "t", ["2026-02-30T00:00:00.000000Z", "2026-11-23T08:00:00.000000", "2026-11-23T08:00:00.00000xZ", "", "2026"]
+    "t",
+    [
+        "2026-02-30T00:00:00.000000Z",
+        "2026-11-23T08:00:00.000000",
+        "2026-11-23T08:00:00.00000xZ",
+        "",
+        "2026",
+        # What Python reads as numbers or as times, and no record has.
+        "2026-11-23T08+01:00.000000Z",
+        "2026-W48-1T08:00:00.000000Z",
+        "2026-11-23 08:00:00.000000Z",
+        "2026-11-23T08:00:00.1_0000Z",
+        "2026-11-23T08:00:00.+12345Z",
+        "2026-11-23T08:00:00. 12345Z",
+        "2026-11-23T08:00:00.\u0661\u0661\u0661\u0661\u0661\u0661Z",
+    ],
 )
 def test_an_impossible_time_is_a_schema_fault(records, t):
     records[1]["t"] = t

@@ -6,89 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
 
 import pytest
 import structlog
-from tests.audit_directories import records_in, types_in
+from tests.audit_directories import records_in, sizes, sound, types_in
+from tests.audit_writing import OTHER, SIGNER, Flaky, settings, wait_for
 
-from steerguard.audit.evidence.checkpoint import parse_head, split_notes
 from steerguard.audit.evidence.note import NoteKey
 from steerguard.audit.log import AuditLog
-from steerguard.audit.privacy.content import token_content
-from steerguard.audit.records.record import decision_event
-from steerguard.audit.settings import CheckpointSettings, Durability, Rotation
-from steerguard.audit.verify import verify_directory
+from steerguard.audit.settings import Durability, Rotation
 from steerguard.errors import AuditSinkError
-from steerguard.signing.keys import CallableSigner, SigningKey
-
-SIGNER = SigningKey(bytes([3]) * 32)
-OTHER = SigningKey(bytes([4]) * 32)
-NEVER = Durability(mode="never")
-
-
-@pytest.fixture(autouse=True)
-def _no_keys_in_the_environment(monkeypatch):
-    for name in ("STEERGUARD_AUDIT_KEY", "STEERGUARD_CHECKPOINT_KEY", "STEERGUARD_AUDIT_SEALING_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def allow(decide, context):
-    return decision_event(decide(), context, content=token_content(None, [1, 2], [3]))
-
-
-@pytest.fixture
-def refuse(decide, context):
-    return decision_event(decide(applied="refuse"), context, content=token_content(None, [1, 2], [3]))
-
-
-@pytest.fixture
-def syncs(monkeypatch):
-    """Count the syncs of regular files."""
-    calls, sync = [], os.fdatasync
-
-    def counting(descriptor):
-        calls.append(threading.current_thread())
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fdatasync", counting)
-    return calls
-
-
-def sizes(folder, log):
-    return [parse_head(note).head.size for note in split_notes((folder / f"{log}.checkpoints").read_bytes())]
-
-
-def settings(**changes):
-    return CheckpointSettings(**{"signer": SIGNER, **changes})
-
-
-def sound(folder):
-    report = verify_directory(folder, strict=True)
-    assert report.status == "ok", report
-    return report
-
-
-def wait_for(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
-
-
-class Flaky:
-    """Fails as long as it is told to."""
-
-    def __init__(self):
-        self.down = True
-        self.notes = []
-
-    def publish(self, log, note):
-        self.notes.append(note)
-        if self.down:
-            raise AuditSinkError("The other place is down.")
+from steerguard.signing.keys import CallableSigner
 
 
 def test_a_copy_that_is_down_stops_the_log_before_the_record_and_gets_the_same_note_later(tmp_path, allow):

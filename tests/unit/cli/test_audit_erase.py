@@ -73,6 +73,7 @@ def test_a_request_that_was_never_there_is_told(tmp_path, directory):
 def test_erase_as_json(directory):
     (files,) = logs_in(directory)
     assert json.loads(_erase(directory, "--yes", "--json").output) == {
+        "version": 1,
         "request": "request-1",
         "erased": 2,
         "erased_before": 0,
@@ -99,7 +100,7 @@ def test_content_prints_the_rows_as_json(tmp_path, directory):
         app, ["content", str(directory), "--request", "request-1", "--sealing-key", str(tmp_path / "sealing.key")]
     )
     assert result.exit_code == 0
-    rows = json.loads(result.output)
+    rows = json.loads(result.output)["rows"]
     assert [(row["row"], row["content"]["prompt"], row["error"]) for row in rows] == [
         (0, "prompt 0", None),
         (1, "prompt 1", None),
@@ -124,7 +125,7 @@ def test_content_of_an_erased_request_says_so(tmp_path, directory):
         app, ["content", str(directory), "--request", "request-1", "--sealing-key", str(tmp_path / "sealing.key")]
     )
     assert result.exit_code == 1
-    assert {row["error"] for row in json.loads(result.output)} == {"ContentErasedError"}
+    assert {row["error"] for row in json.loads(result.output)["rows"]} == {"ContentErasedError"}
 
 
 def test_content_of_an_unknown_request_is_exit_2(tmp_path, directory):

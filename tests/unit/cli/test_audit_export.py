@@ -8,6 +8,7 @@ import pty
 import stat
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from tests.audit_events import LOG, OTHER_LOG, bypass, decision, refusal
@@ -15,7 +16,7 @@ from tests.chained_logs import fields, write_log
 from typer.testing import CliRunner
 
 from steerguard.audit.evidence.layout import segment_name
-from steerguard.audit.reading.export import FORMATS
+from steerguard.audit.reading.export import Format
 from steerguard.cli.audit import app
 
 
@@ -40,13 +41,16 @@ def test_lines_go_to_the_standard_output_as_they_are(logs):
 
 
 def test_a_file_gets_the_same_and_is_for_its_owner_only(logs, tmp_path):
-    for form in FORMATS:
+    for form in get_args(Format):
         out = tmp_path / f"out.{form}"
         result = run(logs, "--format", form, "--out", out)
         assert (result.exit_code, result.stdout) == (0, "")
         assert out.read_bytes() == run(logs, "--format", form).stdout_bytes
         assert stat.S_IMODE(out.stat().st_mode) == 0o600
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs", *sorted(f"out.{form}" for form in FORMATS)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "logs",
+        *sorted(f"out.{form}" for form in get_args(Format)),
+    ]
 
 
 def test_filters_are_those_of_query(logs):

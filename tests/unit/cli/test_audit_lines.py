@@ -7,24 +7,25 @@ from tests.audit_events import BODIES, LOG, SAMPLES, bodies, refusal
 from tests.chained_logs import record
 
 from steerguard.audit.records.chain import canonical_line
-from steerguard.cli.audit_lines import json_line, one_line, visible
+from steerguard.cli.audit_lines import json_line, one_line
+from steerguard.cli.visible import visible
 
 SAID = {
     "log.open": "steerguard 0.1.0, Python 3.11.9, process 4711, content none, durability interval",
     "log.close": "",
-    "log.recovered": "its process ended without closing it; 0 bytes set aside; by 20261122T071532Z-7809bc8c2669ad56",
+    "log.recovered": "log 20261122T071532Z-7809bc8c2669ad56 ended without closing; 0 torn bytes were set aside; recovered by ",
     "log.rotate": "segment 1, after 3 records",
-    "log.prune": "20261121T071532Z-0123456789abcdef: segments 0-1 (records 0-4095) deleted after 400 days",
-    "log.hold": "held: court order",
+    "log.prune": "records 0 to 4095 of log 20261121T071532Z-0123456789abcdef, from 2026-11-22 to 2026-11-22, older than 400 days",
+    "log.hold": "legal hold held: court order",
     "log.key_rotate": "content key 66687aad → 0a1b2c3d",
     "checkpoint": "1000 records signed by 0a1b2c3d, 1 copies",
-    "content.erased": "01KAN5C3, 2 rows in 20261121T071532Z-0123456789abcdef: asked for by the data subject",
-    "policy.load": "harmlessness 1.0.0, mode enforce, on smollm2",
-    "policy.swap": "harmlessness 1.0.0 → harmlessness 1.0.0, mode enforce, for the guard",
-    "policy.reject": "a policy that cannot be read was not put in force: PolicyValidationError; harmlessness 1.0.0 stays",
-    "artifact.load": "inferaligner/smollm2@1.0.0 sha256:aaaa",
-    "artifact.verify_failed": "inferaligner/smollm2@1.0.0: ArtifactIntegrityError",
-    "artifact.revoked": "inferaligner/smollm2@1.0.0 revoked (unsafe), action refuse",
+    "content.erased": "request 01KAN5C3 in log 20261121T071532Z-0123456789abcdef, rows erased: 2, because: asked for by the data",
+    "policy.load": "harmlessness 1.0.0 (aaaaaaaaaaaa), plan bbbbbbbbbbbb, mode enforce, on smollm2, bfloat16 with inferaligner/",
+    "policy.swap": "harmlessness 1.0.0 (aaaaaaaaaaaa) → harmlessness 1.0.0 (aaaaaaaaaaaa), plan bbbbbbbbbbbb, mode enforce",
+    "policy.reject": "a document that could not be read: PolicyValidationError; harmlessness 1.0.0 (aaaaaaaaaaaa) stays",
+    "artifact.load": "inferaligner/smollm2@1.0.0 (aaaaaaaaaaaa), steering_vectors, ed25519-0123456789abcdef, vetting level 2",
+    "artifact.verify_failed": "inferaligner/smollm2@1.0.0 (aaaaaaaaaaaa): ArtifactIntegrityError",
+    "artifact.revoked": "inferaligner/smollm2@1.0.0 (aaaaaaaaaaaa): revoked, unsafe, action refuse, said by hf://acme",
     "guard.decision": "01KAN5C3T4W8E0V8Q3M1XK9A7B row 0: guide → guide, rule by guide_suspected_harm; harmful_intent 1.812",
     "guard.request": "01KAN5C3T4W8E0V8Q3M1XK9A7B: generate, 1 rows (1 guide), 0 extra forward tokens, 1532.2 ms",
     "budget.exceeded": "max_extra_forward_tokens of 01KAN5C3 row 0: 4100 of 4096, then refuse",

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from tests.audit_events import LOG, OTHER_LOG, SAMPLES, bypass, decision, reading, refusal, request, sized_content
+from tests.built_audit_logs import PINNED, Builder, events
 from tests.chained_logs import OPEN, chained, content, fields, write_log
 from typer.testing import CliRunner
 
@@ -205,3 +206,14 @@ def test_a_record_that_is_nested_too_deeply_is_named(tmp_path):
     assert (found.exit_code, json.loads(found.stdout)) == (1, [expected])
     found = run(tmp_path, "--jsonl")
     assert (found.exit_code, json.loads(found.stdout)) == (1, expected)
+
+
+def test_what_rests_on_no_pinned_checkpoint_is_said(tmp_path):
+    events(forged := Builder(), 4, every=100)
+    forged.built.write(tmp_path)
+    assert "no pinned checkpoint covers" not in run(tmp_path, "--type", "all").stderr
+    result = run(tmp_path, "--type", "all", "--key", PINNED.text)
+    assert result.exit_code == 0
+    assert "records that no pinned checkpoint covers: 5, in 1 of 1 logs" in result.stderr
+    forged.close().write(tmp_path)
+    assert run(tmp_path, "--type", "all", "--key", PINNED.text).stderr == ""

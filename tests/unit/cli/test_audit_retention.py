@@ -109,7 +109,7 @@ def test_a_release_needs_a_reason(directory):
 
 
 def test_hold_as_json(directory):
-    assert json.loads(_hold(directory, "--json").output) == {"hold": None}
+    assert json.loads(_hold(directory, "--json").output) == {"version": 1, "hold": None}
     placed = json.loads(_hold(directory, "--reason", "case 17", "--json").output)
     assert placed["hold"]["reason"] == "case 17"
     assert json.loads(_hold(directory, "--json").output) == placed

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import pytest
 from tests.audit_events import LOG, OTHER_LOG, bypass, decision, refusal, request, sized_content
@@ -8,7 +9,7 @@ from tests.chained_logs import fields, write_log
 from typer.testing import CliRunner
 
 from steerguard.audit.evidence.layout import segment_name
-from steerguard.audit.reading.stats import GROUPINGS
+from steerguard.audit.reading.stats import Grouping
 from steerguard.cli.audit import app
 
 
@@ -47,7 +48,7 @@ def test_json_has_the_same_figures(logs):
     assert document["scores"]["harmful_intent"]["count"] == 3
 
 
-@pytest.mark.parametrize("by", GROUPINGS)
+@pytest.mark.parametrize("by", get_args(Grouping))
 def test_groups_have_a_line_each(logs, by):
     result = run(logs, "--by", by)
     assert result.exit_code == 0

@@ -77,6 +77,34 @@ def test_checkpoints_kept_elsewhere_show_a_log_that_was_cut_off(tmp_path, built)
     assert "truncated: a checkpoint covers more records than the log has" in output
 
 
+def test_what_recovery_found_is_said_and_is_not_anchored(tmp_path):
+    builder = Builder()
+    events(builder, 7, every=3)
+    builder.event()
+    builder.event()
+    fixed, last = builder.built.notes[-1][0], builder.seq - 1
+    built = builder.recover(builder.built.log)
+    built.write(tmp_path)
+    found = last + 1 - fixed
+    code, output = run(tmp_path, "--key", PINNED.text)
+    assert code == 0
+    assert f"records up to {fixed - 1} lie under a pinned one that was signed before recovery" in output
+    assert f"unanchored after that: {found + 2} records ({found} as found)" in output
+    assert f"warning: {found} records (seq {fixed} to {last}) had no checkpoint when the process died" in output
+    code, output = run(tmp_path, "--key", PINNED.text, "--anchored")
+    assert code == 3
+    assert "not anchored: only recovery vouches for the records that are as found" in output
+    code, output = run(tmp_path, "--key", PINNED.text, "--json")
+    (log,) = json.loads(output)["logs"]
+    assert (log["as_found"], log["anchored"], log["unanchored"]) == (found, fixed, found + 2)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / checkpoints_name(built.log)).write_bytes(built.notes[-1][1])
+    code, output = run(tmp_path, "--key", PINNED.text, "--checkpoint", kept, "--anchored")
+    assert (code, "all records lie under a pinned one" in output) == (0, True)
+    assert f"{found} records (seq {fixed} to {last}) had no checkpoint" in output
+
+
 def test_the_first_bad_line_is_named(tmp_path, built):
     path = tmp_path / segment_name(built.log, 0)
     lines = path.read_bytes().splitlines(keepends=True)
@@ -140,3 +168,29 @@ def test_a_pin_that_cannot_be_read_exits_with_2(tmp_path, built, option):
     code, output = run(tmp_path, *option)
     assert (code, built.log in output) == (2, False)
     assert "next step" in output
+
+
+def test_a_log_without_its_end_is_not_anchored_and_says_why(tmp_path, built):
+    size, _ = built.notes[1]
+    (tmp_path / segment_name(built.log, 0)).write_bytes(b"".join(line + b"\n" for line in built.lines[:size]))
+    (tmp_path / checkpoints_name(built.log)).write_bytes(b"".join(note for _, note in built.notes[:2]))
+    assert run(tmp_path, "--key", PINNED.text)[0] == 0
+    code, output = run(tmp_path, "--key", PINNED.text, "--anchored")
+    assert code == 3
+    assert "not anchored: a log does not end with log.close" in output
+
+
+def test_a_forged_record_of_pruning_is_pointed_out(tmp_path, built):
+    for path in tmp_path.iterdir():
+        path.unlink()
+    Builder(1, previous=built.log).close().write(tmp_path)
+    forger = Builder(2)
+    forger.prune(built, (0, 0), whole=True)
+    forger.built.write(tmp_path)
+    code, output = run(tmp_path, "--key", PINNED.text)
+    assert code == 0
+    assert (
+        f"warning: {built.log} is not there, and no checkpoint that counts covers the record of what was pruned"
+        in output
+    )
+    assert run(tmp_path, "--key", PINNED.text, "--anchored")[0] == 3

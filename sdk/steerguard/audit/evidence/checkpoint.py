@@ -19,6 +19,7 @@ from steerguard.signing.keys import Signer
 ORIGIN_PREFIX: Final = "steerguard-audit/"
 """The origin of a log's checkpoints is this and the log id."""
 DEFAULT_KEY_NAME: Final = "steerguard-audit"
+_ORIGIN: Final = re.compile(rb"^steerguard-audit/", re.MULTILINE)
 _TEXT: Final = re.compile(
     r"steerguard-audit/([0-9]{8}T[0-9]{6}Z-[0-9a-f]{16})\n(0|[1-9][0-9]{0,15})\n([A-Za-z0-9+/]{43}=)\n"
 )
@@ -77,6 +78,23 @@ def parse_head(content: bytes) -> SignedHead:
 def stored(head: SignedHead) -> bytes:
     """Return what is appended to a file of checkpoints."""
     return head.note.content + b"\n"
+
+
+def last_note(tail: bytes) -> SignedHead | None:
+    """Return the last whole note of a file of checkpoints, read but not verified; None when there is none that can be read.
+
+    Args:
+        tail: the end of the file, long enough for two notes.
+    """
+    starts = [match.start() for match in _ORIGIN.finditer(tail)]
+    for start in reversed(starts[-2:]):
+        note = next(split_notes(tail[start:]))
+        if tail[start + len(note) : start + len(note) + 1] == b"\n":
+            try:
+                return parse_head(note)
+            except AuditVerificationError:
+                return None
+    return None
 
 
 def split_notes(content: bytes) -> Iterator[bytes]:

@@ -56,8 +56,9 @@ class CheckpointFile:
                 staged.rename(path)
                 sync_directory(directory)
             except BaseException:
-                staged.unlink(missing_ok=True)
                 os.close(descriptor)
+                for name in (staged, path):
+                    name.unlink(missing_ok=True)
                 raise
         except OSError as error:
             raise AuditSinkError(

@@ -10,9 +10,12 @@ A log is finished when its file of checkpoints cannot be written by its owner an
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +30,15 @@ CHECKPOINTS_SUFFIX: Final = ".checkpoints"
 MAX_SEGMENTS: Final = 1_000_000
 FINISHED_MODE: Final = 0o400
 OPEN_MODE: Final = 0o600
+
+
+def new_log_id() -> str:
+    """Return the id of a log that begins now: ids sort by time, down to the microsecond.
+
+    The second, a dash, five hexadecimal digits of the microseconds, and eleven random ones.
+    """
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%dT%H%M%SZ}-{now.microsecond:05x}{secrets.token_hex(6)[:11]}"
 
 
 def segment_name(log: str, segment: int) -> str:
@@ -74,16 +86,7 @@ def logs_in(directory: Path) -> tuple[LogFiles, ...]:
     Raises:
         AuditVerificationError: the directory cannot be read.
     """
-    try:
-        names = sorted(entry.name for entry in directory.iterdir())
-    except OSError as error:
-        raise AuditVerificationError(
-            "The directory of audit logs cannot be read.",
-            where=directory,
-            found=error.strerror,
-            next_step="Give the directory that the logs were written to.",
-        ) from error
-    return _grouped(directory, names)
+    return _grouped(directory, _names(directory))
 
 
 def log_at(path: Path) -> LogFiles:
@@ -93,7 +96,9 @@ def log_at(path: Path) -> LogFiles:
         AuditVerificationError: the name is not one of a log's file, or the directory cannot be read.
     """
     match = _FILE.fullmatch(path.name)
-    found = () if match is None else tuple(files for files in logs_in(path.parent) if files.log == match["log"])
+    prefix = "" if match is None else f"{match['log']}."
+    names = () if match is None else [name for name in _names(path.parent) if name.startswith(prefix)]
+    found = _grouped(path.parent, names)
     if not found:
         raise AuditVerificationError(
             "This is not a file of an audit log.",
@@ -103,6 +108,18 @@ def log_at(path: Path) -> LogFiles:
             next_step="Give a segment of a log, or the directory of the logs.",
         )
     return found[0]
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))  # noqa: PTH208 - there may be thousands, and only names are needed
+    except OSError as error:
+        raise AuditVerificationError(
+            "The directory of audit logs cannot be read.",
+            where=directory,
+            found=error.strerror,
+            next_step="Give the directory that the logs were written to.",
+        ) from error
 
 
 def _grouped(directory: Path, names: Sequence[str]) -> tuple[LogFiles, ...]:

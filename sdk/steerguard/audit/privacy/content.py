@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from steerguard.audit.privacy.keys import ContentKey, token_bytes
-from steerguard.audit.records.fields import ContentMode, RecordedContent
+from steerguard.audit.records.fields import ContentMode, RecordedContent, class_name
 from steerguard.errors import AuditError, AuditKeyError
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ Text = Callable[[Sequence[int]], str]
 
 _BREADTH: Final = {"none": 0, "hmac": 1, "encrypted": 2}
 _Given = TypeVar("_Given")
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 
 
 def require_content(log: AuditLog, policy: ContentMode) -> ContentMode:
@@ -169,15 +167,15 @@ def _called(who: str, function: Callable[[_Given], str], given: _Given) -> str:
     try:
         result = function(given)
     except Exception as error:  # noqa: BLE001 - foreign code can raise anything; told by name and refused
-        failure = type(error).__name__
+        failure = class_name(error, "an error")
     # Raised outside of the handler, so that the error carries no trace of the first one.
     if failure is None and isinstance(result, str):
-        return result
-    found = type(result).__name__ if failure is None else failure
+        # A class of its own could answer in another way, or raise, where the text is used.
+        return str.__str__(result)
     raise AuditError(
         f"Content could not be prepared for the audit log: {who} failed.",
         where=who,
         expected="a text",
-        found=found if _NAME.fullmatch(found) else "an error",
+        found=failure or class_name(result, "something else"),
         next_step="Nothing of the row was recorded or released; correct what failed.",
     )

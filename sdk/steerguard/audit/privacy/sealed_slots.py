@@ -43,6 +43,8 @@ WRAPPED_OFFSET: Final = SLOT_BYTES - MAX_WRAPPED_BYTES
 _SLOT: Final = struct.Struct(f">4sIQQ{NONCE_BYTES}sHH{MAX_REQUEST_BYTES}s{MAX_WRAPPED_BYTES}s")
 _MAGIC: Final = b"SGK1"
 _READ_SLOTS: Final = 2048
+READ_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""A link is not followed, and a pipe is not waited for."""
 _RESTORE: Final = "Restore the file from a copy, and find out who wrote to the directory."
 
 
@@ -196,11 +198,11 @@ def open_slot(directory: Path, sealed: SealedContent, key: SealingKey, *, log: s
 
 def _read(path: Path, offset: int, length: int) -> bytes:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, READ_FLAGS)
         try:
             # What a slot claims is not believed: no more is read than there is.
-            there = max(0, os.fstat(descriptor).st_size - offset)
-            return os.pread(descriptor, min(length, there), offset)
+            size = os.fstat(descriptor).st_size
+            return os.pread(descriptor, min(length, size - offset), offset) if offset < size else b""
         finally:
             os.close(descriptor)
     except OSError as error:

@@ -16,11 +16,12 @@ from steerguard.audit.evidence.durable import NEW_LOG
 from steerguard.audit.evidence.layout import OPEN_MODE, sealed_name, slot_keys_name
 from steerguard.audit.privacy.sealed_slots import MAX_REQUEST_BYTES, SLOT_BYTES, Place, Slot, locked
 from steerguard.audit.privacy.sealing import DATA_KEY_BYTES, NONCE_BYTES, SealingKey
-from steerguard.audit.records.fields import SealedContent
+from steerguard.audit.records.fields import SealedContent, is_identifier
 from steerguard.canonical import sha256_hex
 from steerguard.errors import AuditError, AuditSinkError
 
 MAX_PAYLOAD_BYTES: Final = 2**30
+MAX_ROWS: Final = 2**32
 
 
 @dataclass(slots=True)
@@ -83,19 +84,20 @@ class SealedStore:
 
         Args:
             payload: at most 2^30 bytes.
-            req: id of the request, ASCII, at most 128 characters.
-            row: from 0.
+            req: id of the request, as a record can hold it: at most 128 characters.
+            row: from 0 to 2^32 - 1.
 
         Raises:
             AuditSinkError: it could not be written; nothing of it can be read later.
             AuditKeyError: the key service failed.
-            AuditError: the payload or the request id is too long.
+            AuditError: the payload is too long, or no record could name the row: it could not be erased either.
         """
-        if len(payload) > MAX_PAYLOAD_BYTES or not req.isascii() or not 0 < len(req) <= MAX_REQUEST_BYTES:
+        if len(payload) > MAX_PAYLOAD_BYTES or not is_identifier(req) or not 0 <= row < MAX_ROWS:
             raise AuditError(
                 "This content cannot be sealed.",
-                expected=f"at most {MAX_PAYLOAD_BYTES} bytes, and a request id of 1 to {MAX_REQUEST_BYTES} ASCII characters",
-                found=f"{len(payload)} bytes, and an id of {len(req)} characters",
+                expected=f"at most {MAX_PAYLOAD_BYTES} bytes, a row below {MAX_ROWS}, and a request id of 1 to "
+                f"{MAX_REQUEST_BYTES} letters, digits and . _ : / @ + -",
+                found=f"{len(payload)} bytes, row {row}, and an id of {len(req)} characters",
             )
         with self._lock:
             self._require_usable()

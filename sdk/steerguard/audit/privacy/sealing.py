@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from steerguard.audit.privacy.keys import secret_from_hex
+from steerguard.audit.records.fields import class_name
 from steerguard.canonical import sha256_hex
 from steerguard.errors import AuditKeyError, ContentAlteredError
 from steerguard.signing.key_files import SecretKind, read_secret, write_secret
@@ -191,7 +192,7 @@ def _called(function: Wrap, content: bytes, associated: bytes, *, where: str) ->
     except (InvalidTag, ContentAlteredError):
         failure = ""
     except Exception as error:  # noqa: BLE001 - a key service can raise anything; told by name and refused
-        failure = type(error).__name__
+        failure = class_name(error, "an error")
     # Raised outside of the handler, so that the error carries no trace of the first one.
     if failure == "":
         raise ContentAlteredError(
@@ -201,6 +202,9 @@ def _called(function: Wrap, content: bytes, associated: bytes, *, where: str) ->
         )
     if failure is not None or not isinstance(result, bytes):
         raise AuditKeyError(
-            "The key service failed.", where=where, found=failure or type(result).__name__, expected="bytes"
+            "The key service failed.",
+            where=where,
+            found=failure or class_name(result, "something else"),
+            expected="bytes",
         )
     return result

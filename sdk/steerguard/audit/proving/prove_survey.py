@@ -82,7 +82,7 @@ class Survey:
 
 def heads_of(stack: ExitStack, files: LogFiles, pins: Pins, survey: Survey) -> Iterator[SignedHead]:
     """Return the checkpoints of a log by rising size: those of its file, as far as it goes now, and the pinned ones."""
-    elsewhere = sorted((one for one in pins.heads if one.head.log == files.log), key=_size)
+    elsewhere = pins.heads_of(files.log)
     if files.checkpoints is None:
         return iter(elsewhere)
     file = stack.enter_context(open_regular(files.checkpoints))

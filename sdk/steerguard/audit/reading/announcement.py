@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def is_announcement(record: Mapping[str, Any]) -> bool:
+def announces(record: Mapping[str, Any]) -> bool:
     """Say whether a record announces a decision: it says nothing of an answer. The record need not fit its schema."""
     content = record.get("content")
     return (

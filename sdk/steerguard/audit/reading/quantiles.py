@@ -59,14 +59,6 @@ class Quantiles:
                 return min(max(_middle(key), self.least), self.greatest)
         return None
 
-    def buckets(self) -> tuple[tuple[float, float, int], ...]:
-        """Return (low, high, count) of each bucket that holds something, rising; bounds lie within what was seen."""
-        return tuple(
-            (max(low, self.least), min(high, self.greatest), count)
-            for key, count in sorted(self._buckets.items())
-            for low, high in (_bounds(key),)
-        )
-
 
 def _bucket(number: float) -> tuple[int, int]:
     magnitude = abs(number)
@@ -80,13 +72,3 @@ def _middle(key: tuple[int, int]) -> float:
     """Return what is as near, relatively, to the low as to the high bound of a bucket."""
     sign, exponent = key
     return 0.0 if sign == 0 else float(sign * 2 * _GROWTH ** (sign * exponent) / (_GROWTH + 1))
-
-
-def _bounds(key: tuple[int, int]) -> tuple[float, float]:
-    sign, exponent = key
-    if sign == 0:
-        return (-ABSOLUTE_ERROR, ABSOLUTE_ERROR)
-    power = sign * exponent
-    far = math.inf if power == _LAST else _GROWTH**power
-    near = _GROWTH ** (power - 1)
-    return (near, far) if sign > 0 else (-far, -near)

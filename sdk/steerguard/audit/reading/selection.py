@@ -91,15 +91,6 @@ def fits(record: Mapping[str, Any]) -> bool:
     return True
 
 
-def announces(record: Mapping[str, Any]) -> bool:
-    """Say whether a decision was recorded before there was an answer, because text may leave while it is generated.
-
-    The complete record of the row follows. The record must fit its schema.
-    """
-    content = record.get("content")
-    return content is not None and content["out_tokens"] is None and content["out_chars"] is None
-
-
 def moment(text: str, *, now: datetime) -> str:
     """Return a time as records write it.
 

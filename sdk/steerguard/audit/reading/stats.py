@@ -14,15 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from steerguard.artifacts.wilson import wilson_interval
+from steerguard.audit.reading.announcement import announces
 from steerguard.audit.reading.quantiles import RELATIVE_ERROR, Quantiles
-from steerguard.audit.reading.selection import announces, fits
+from steerguard.audit.reading.selection import fits
 from steerguard.audit.reading.tally import MAX_NAMES, OTHERS, Tally
 
 Grouping = Literal["day", "policy", "model", "tenant", "rule"]
-GROUPINGS: Final[tuple[Grouping, ...]] = get_args(Grouping)
 NO_TENANT: Final = "(none)"
 MAX_SOURCES: Final = 200
 """Detectors and gates whose scores are told apart."""

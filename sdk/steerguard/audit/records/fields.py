@@ -6,7 +6,9 @@ There is no free text that a prompt could fill: every string has a pattern or, f
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+import sys
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,7 +23,9 @@ REASON_LENGTH = 5000
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Number = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$", max_length=40)]
 """A finite number as `repr` of a float or `str` of a decimal writes it."""
-Identifier = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:/@+-]{0,127}$")]
+_CLASS_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
+_IDENTIFIER: Final = r"[A-Za-z0-9_][A-Za-z0-9._:/@+-]{0,127}"
+Identifier = Annotated[str, Field(pattern=f"^{_IDENTIFIER}$")]
 """A name without spaces: request, rule, step, method, class or artifact reference."""
 Source = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._:/@+-]{0,127}(/block [0-9]{1,4})?$")]
 """A detector id, a step id, or `<step id>/block <n>`."""
@@ -51,13 +55,29 @@ BudgetOutcome = Literal["within", "fallback", "exceeded"]
 Stage = Literal["load", "prompt", "detect", "guide", "generate", "audit"]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 """The name of a file in the log's directory, without a folder."""
-KeyName = Annotated[str, Field(pattern=r"^[!-*,-~]{1,128}$")]
-"""Name of a checkpoint key in a signed note: printable ASCII without space and plus."""
 VerifierKey = Annotated[str, Field(pattern=r"^[!-*,-~]{1,128}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}$")]
 """A checkpoint key as verifiers pin it: `<name>+<key hash>+<base64 of 0x01 and the public key>` (C2SP signed-note)."""
 SigningKeyId = Annotated[str, Field(pattern=r"^ed25519-[0-9a-f]{16}$")]
 VettingLevel = Annotated[int, Field(ge=0, le=3)]
 RevocationReason = Literal["unsafe", "leaked_key", "wrong_base", "superseded"]
+
+
+def is_identifier(text: str) -> bool:
+    """Return whether a record can hold the text as an `Identifier`."""
+    return re.fullmatch(_IDENTIFIER, text) is not None
+
+
+def class_name(thing: object, otherwise: str = "Exception") -> str:
+    """Return the name of the class of an error or of another object, if some code states the class under that name.
+
+    A class that was made at run time can have any name, a text of a prompt too; then it is `otherwise`.
+    """
+    kind = type(thing)
+    stated: object = sys.modules.get(kind.__module__)
+    for part in kind.__qualname__.split("."):
+        stated = getattr(stated, "__dict__", {}).get(part)
+    known = stated is kind or "<locals>" in kind.__qualname__ or kind.__module__ == "builtins"
+    return kind.__name__ if known and _CLASS_NAME.fullmatch(kind.__name__) else otherwise
 
 
 def escaped(text: str) -> str:

@@ -50,12 +50,11 @@ class PolicyLoad(EventBody):
 
 
 class PolicySwap(EventBody):
-    """Another plan is in force from now on, or for single requests."""
+    """Another plan is in force for single requests. That of a guard stays what `policy.load` says."""
 
     event_type = "policy.swap"
-    scope: Literal["guard", "request"]
-    """`guard`: for everything from now on; no guard of this version changes its policy, so none writes it. `request`: the
-    plan is known to the log from now on; which requests ran under it their decisions say."""
+    scope: Literal["request"]
+    """The plan is known to the log from now on; which requests ran under it their decisions say."""
     policy: PolicyReference
     plan: Digest
     previous_policy: PolicyReference
@@ -187,7 +186,7 @@ class BudgetExceeded(EventBody):
     row: Count
     policy: PolicyReference
     plan: Digest
-    limit: Literal["max_extra_forward_tokens", "max_candidates", "max_added_latency_ms", "max_extra_memory_mib"]
+    limit: Literal["max_extra_forward_tokens", "max_added_latency_ms", "max_extra_memory_mib"]
     allowed: Count
     """The limit, in the unit of its name."""
     spent: Count | None
@@ -205,9 +204,6 @@ class GuardBypass(EventBody):
     kind: Literal[
         "unguided",
         "unwrap",
-        "detector_failure",
-        "guidance_failure",
-        "audit_failure",
         "unrecognised_prompt",
         "unsigned_artifact",
         "unsafe_passthrough",

@@ -44,6 +44,10 @@ class LogOpen(EventBody):
     """The key that signs checkpoints; null when none are signed. A verifier should know it from elsewhere."""
     previous: LogId | None
     """The newest other log in the directory when this one was made: should it vanish, it is missed."""
+    previous_size: Count | None
+    """Records under the last checkpoint of that log at this moment; null when it had none."""
+    previous_root: Hash | None
+    """RFC 6962 tree hash over them: should they be cut off or rewritten, it shows."""
 
 
 class LogClose(EventBody):
@@ -115,10 +119,10 @@ class LogHold(EventBody):
 
 
 class LogKeyRotate(EventBody):
-    """A key of the log, or of its directory, was replaced."""
+    """A key of the log, or of its directory, was replaced. Sealing keys are not of the log: each sealed row names its own."""
 
     event_type = "log.key_rotate"
-    purpose: Literal["content", "checkpoint", "sealing"]
+    purpose: Literal["content", "checkpoint"]
     previous: Identifier
     """Id of the key so far; of a checkpoint key its hash."""
     key: Identifier

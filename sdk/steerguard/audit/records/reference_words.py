@@ -94,7 +94,7 @@ MEANINGS: Final[dict[str, str]] = {
     "late_ms": "By how much the time limit was passed.",
     "limit": "Which one.",
     "log.key_rotate.key": "Id of the key from now on; of a checkpoint key its hash.",
-    "log.key_rotate.purpose": "What the key does. No code of this version writes `sealing`.",
+    "log.key_rotate.purpose": "What the key does.",
     "log.prune.bytes": "Size of the deleted segments.",
     "log.prune.pruned": "The log that they were part of.",
     "log.rotate.previous": "The segment before.",

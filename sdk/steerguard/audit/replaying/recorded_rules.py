@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
+from steerguard.audit.reading.gates import gated_step
 from steerguard.errors import AuditError
 from steerguard.policy.rules import (
     PlannedAll,
@@ -21,20 +22,21 @@ from steerguard.policy.rules import (
     PlannedRule,
 )
 
-_GATE: Final = "/block "
 _Path = tuple[str, ...]
 
 
 def detector_readings(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what detectors read at the prompt: neither gates nor what was read of the answer."""
     return [
-        reading for reading in record["readings"] if reading.get("token") is None and _GATE not in reading["source"]
+        reading
+        for reading in record["readings"]
+        if reading.get("token") is None and gated_step(reading["source"]) is None
     ]
 
 
 def gate_readings(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return what the gates of guidance steps read."""
-    return [reading for reading in record["readings"] if _GATE in reading["source"]]
+    return [reading for reading in record["readings"] if gated_step(reading["source"]) is not None]
 
 
 def answer_readings(record: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from steerguard.audit.reading.announcement import is_announcement
+from steerguard.audit.reading.announcement import announces
 from steerguard.audit.reading.tally import Tally
 from steerguard.audit.replaying.recorded_rules import (
     answer_readings,
@@ -92,7 +92,7 @@ class Replay:
         """Decide one record anew; those of other types than `guard.decision` are passed over."""
         if record["type"] != "guard.decision":
             return
-        if is_announcement(record):
+        if announces(record):
             self.announced += 1
             return
         self.records += 1

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeVar
 
+from steerguard.audit.reading.gates import gated_step
 from steerguard.audit.replaying.recorded_rules import (
     answer_readings,
     detector_readings,
@@ -198,7 +199,7 @@ def _answer(record: Mapping[str, Any]) -> Iterator[str]:
 def _gates_in_use(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the readings of gates whose step acted on the row; those of other steps decide nothing."""
     acted = {dose["step"] for dose in record["doses"]}
-    return [reading for reading in gate_readings(record) if reading["source"].rpartition("/block ")[0] in acted]
+    return [reading for reading in gate_readings(record) if gated_step(reading["source"]) in acted]
 
 
 def _matching(rules: tuple[PlannedRule, ...], scores: Mapping[str, float], tolerances: Mapping[str, float]) -> set[str]:

@@ -15,7 +15,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Final
 
-from steerguard.audit.reading.announcement import is_announcement
+from steerguard.audit.reading.announcement import announces
+from steerguard.audit.reading.gates import gated_step
 from steerguard.audit.reading.quantiles import GREATEST
 from steerguard.audit.reading.selection import Selection, fits
 from steerguard.audit.reading.stats import Totals
@@ -23,7 +24,6 @@ from steerguard.audit.reporting.cadence import Cadence
 from steerguard.audit.reporting.happenings import Happenings, bypass, change, upkeep
 from steerguard.audit.reporting.histogram import Histogram
 from steerguard.audit.reporting.volume import Volume
-from steerguard.decision import Action
 
 MAX_SOURCES: Final = 24
 """Readers whose scores get a histogram, those seen first; the figures of all are in the totals."""
@@ -31,7 +31,6 @@ MAX_THRESHOLDS: Final = 12
 """Different thresholds that are drawn for one reader, those seen first."""
 
 Record = Mapping[str, Any]
-_GATE: Final = "/block "
 
 
 class Figures:
@@ -43,8 +42,6 @@ class Figures:
 
     def __init__(self, selection: Selection | None = None) -> None:
         self.totals = Totals()
-        self.announced = 0
-        """Decisions of streamed answers that were recorded before the answer."""
         self.undated = 0
         """Records whose time is none, such as a 31st of February."""
         self.volume = Volume()
@@ -58,17 +55,16 @@ class Figures:
     def add(self, record: Record) -> None:
         """Count one record, whatever it holds."""
         if not self.selection.admits(record):
-            _gaps(self.cadence, record)
-            return
-        if is_announcement(record):
-            self.announced += 1
-            _gaps(self.cadence, record)
+            if fits(record):
+                self.cadence.add(record)
             return
         misfits = self.totals.misfits
         self.totals.add(record)
         if self.totals.misfits > misfits:
             return
         self.cadence.add(record)
+        if announces(record):
+            return
         if not _is_time(record["t"]):
             self.undated += 1
             return
@@ -88,7 +84,7 @@ class Figures:
 
     def _reading(self, reading: Record) -> None:
         source = reading["source"]
-        if _GATE in source or (source not in self.scores and len(self.scores) >= MAX_SOURCES):
+        if gated_step(source) is not None or (source not in self.scores and len(self.scores) >= MAX_SOURCES):
             return
         self.scores.setdefault(source, ScoreFigures()).add(reading)
 
@@ -97,7 +93,6 @@ class Figures:
         totals = self.totals.document()
         return {
             "totals": totals,
-            "announced": self.announced,
             "undated": self.undated,
             "volume": {"seconds": self.volume.seconds, "spans": self.volume.rows()},
             "scores": [{"source": name, **self.scores[name].document()} for name in sorted(self.scores)],
@@ -107,10 +102,6 @@ class Figures:
             "upkeep": _rows(self.upkeep),
             "cadence": self.cadence.document(),
         }
-
-    def refusals(self, action: Action = "refuse") -> dict[str, float | int]:
-        """Return the share of decisions whose applied action this was, with its 95 % interval."""
-        return self.totals.share(action)
 
 
 class ScoreFigures:
@@ -170,12 +161,6 @@ def _overhead(totals: Mapping[str, Any]) -> dict[str, float | int | None]:
 
 def _rows(happenings: Happenings) -> dict[str, Any]:
     return {"entries": [asdict(row) for row in happenings.rows()], "left_out": happenings.left_out}
-
-
-def _gaps(cadence: Cadence, record: Record) -> None:
-    """Count a record that is left out of the figures towards the gaps between checkpoints."""
-    if fits(record):
-        cadence.add(record)
 
 
 def _is_time(text: str) -> bool:

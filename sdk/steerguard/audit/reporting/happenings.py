@@ -96,8 +96,7 @@ def _load(record: Record) -> str:
 
 
 def _swap(record: Record) -> str:
-    scope = "from now on" if record["scope"] == "guard" else "for single requests"
-    return f"{_policy(record['previous_policy'])} → {_load(record)}, {scope}"
+    return f"{_policy(record['previous_policy'])} → {_load(record)}, for single requests"
 
 
 def _reject(record: Record) -> str:
@@ -142,7 +141,11 @@ def _key_rotate(record: Record) -> str:
 
 
 def _recovered(record: Record) -> str:
-    return f"log {record['log']} ended without closing; {record['torn_bytes']} torn bytes were set aside"
+    kept = f", kept in {record['torn_file']}" if record["torn_file"] else ""
+    return (
+        f"log {record['log']} ended without closing; {record['torn_bytes']} torn bytes were set aside{kept}; "
+        f"recovered by {record['by']}"
+    )
 
 
 _CHANGES: Final[dict[str, Callable[[Record], str]]] = {

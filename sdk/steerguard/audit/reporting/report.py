@@ -40,7 +40,7 @@ def report_on(
         framework: whose table is shown; None for all.
     """
     return {
-        "report": REPORT_VERSION,
+        "version": REPORT_VERSION,
         "steerguard": __version__,
         "generated": generated,
         "since": figures.selection.since,

@@ -123,10 +123,10 @@ def _actions(document: Document) -> Iterator[ET.Element]:
         ),
         class_="figures",
     )
-    if document["announced"]:
+    if totals["announced"]:
         yield e(
             "p",
-            f"{document['announced']:,} further decisions were recorded before a streamed answer began; of these answers the complete records count.",
+            f"{totals['announced']:,} further decisions were recorded before a streamed answer began; of these answers the complete records count.",
             class_="soft",
         )
     spans, seconds = volume["spans"], volume["seconds"]

@@ -124,8 +124,12 @@ def _unanchored(checked: Document) -> str:
     logs = checked["logs"]
     if not any(log["pinned"] for log in logs):
         return "No key and no checkpoint was pinned, so this rests on keys that the logs name themselves: it shows no rewriting by whoever held them."
+    if not any(log["unanchored"] for log in logs):
+        return "A log does not end with log.close, or a record of what was deleted is not anchored: something may have been cut off."
     count, size = sum(log["unanchored"] for log in logs), sum(log["unanchored_bytes"] for log in logs)
-    return f"{count:,} records ({size:,} bytes) lie after the last pinned checkpoint, and could have been rewritten."
+    found = sum(log["as_found"] for log in logs if log["unanchored"])
+    recovered = f", {found:,} of them first signed by recovery" if found else ""
+    return f"{count:,} records ({size:,} bytes) lie after the last pinned checkpoint{recovered}, and could have been rewritten."
 
 
 def _end(log: Document) -> str:

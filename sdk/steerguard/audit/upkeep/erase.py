@@ -14,8 +14,9 @@ from typing import Final
 
 from steerguard.audit.evidence.layout import logs_in
 from steerguard.audit.log import AuditLog
-from steerguard.audit.privacy.sealed_slots import ERASED, SLOT_BYTES, WRAPPED_OFFSET, Slot, locked, slots_in
+from steerguard.audit.privacy.sealed_slots import ERASED, READ_FLAGS, SLOT_BYTES, WRAPPED_OFFSET, Slot, locked, slots_in
 from steerguard.audit.records.events import ContentErased
+from steerguard.audit.settings import CheckpointSettings
 from steerguard.audit.upkeep.hold import maintenance, require_no_hold, stated_reason
 from steerguard.errors import AuditContentError, AuditSinkError
 
@@ -49,7 +50,13 @@ def sealed_rows(directory: Path, request: str) -> tuple[SealedRows, ...]:
     return tuple(found)
 
 
-def erase_request(directory: Path, request: str, *, reason: str) -> tuple[SealedRows, ...]:
+def erase_request(
+    directory: Path,
+    request: str,
+    *,
+    reason: str,
+    checkpoints: CheckpointSettings = CheckpointSettings(),  # noqa: B008 - immutable
+) -> tuple[SealedRows, ...]:
     """Make the encrypted content of a request unreadable in every log of a directory, and record that.
 
     The record `content.erased` is on the medium before the first key is overwritten. When something fails in between,
@@ -60,6 +67,7 @@ def erase_request(directory: Path, request: str, *, reason: str) -> tuple[Sealed
         directory: of the logs; processes may be writing to it.
         request: id of the request, as its records hold it in `req`.
         reason: why, for the record.
+        checkpoints: who signs the log that the record goes to, under which name, and where its checkpoints go besides.
 
     Returns:
         What was found: `readable` rows have been erased now. Nothing is recorded when there were none.
@@ -68,6 +76,7 @@ def erase_request(directory: Path, request: str, *, reason: str) -> tuple[Sealed
         LegalHoldError: a legal hold is in force.
         AuditSinkError: it could not be recorded, or a key could not be overwritten.
         AuditContentError: a file of keys cannot be read.
+        AuditKeyError: the signing key cannot be used.
         AuditError: the reason is empty or too long, or no log can be opened.
     """
     stated = stated_reason(reason)
@@ -75,7 +84,7 @@ def erase_request(directory: Path, request: str, *, reason: str) -> tuple[Sealed
         require_no_hold(directory)
         found = sealed_rows(directory, request)
         if any(rows.readable for rows in found):
-            with AuditLog.open(directory, content="none") as log:
+            with AuditLog.open(directory, content="none", checkpoints=checkpoints) as log:
                 for rows in found:
                     if rows.readable:
                         log.record(ContentErased(req=request, in_log=rows.log, rows=rows.readable, reason=stated))
@@ -91,7 +100,7 @@ def _keys_files(sealed: Sequence[Path]) -> list[Path]:
 
 def _slots_of(path: Path, request: str) -> Iterator[tuple[int, Slot]]:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, READ_FLAGS)
         try:
             for position, slot in slots_in(descriptor):
                 if slot is not None and slot.req == request:

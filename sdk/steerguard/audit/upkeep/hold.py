@@ -15,9 +15,11 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from steerguard.audit.evidence.durable import replaced, sync_directory
 from steerguard.audit.log import AuditLog
 from steerguard.audit.records.events import LogHold
 from steerguard.audit.records.fields import REASON_LENGTH, Part, StatedReason, Timestamp, escaped
+from steerguard.audit.settings import CheckpointSettings
 from steerguard.errors import ArtifactError, AuditError, AuditSinkError, LegalHoldError
 from steerguard.registry.file_lock import file_lock
 
@@ -75,10 +77,20 @@ def require_no_hold(directory: Path) -> None:
         )
 
 
-def place_hold(directory: Path, *, reason: str) -> Hold:
+def place_hold(
+    directory: Path,
+    *,
+    reason: str,
+    checkpoints: CheckpointSettings = CheckpointSettings(),  # noqa: B008 - immutable
+) -> Hold:
     """Put a hold on a directory and record it; a hold that is in force gets the new reason and keeps its date.
 
     The file is written first: when recording fails, the hold is in force all the same.
+
+    Args:
+        directory: of the logs.
+        reason: why, for the record.
+        checkpoints: who signs the log that the record goes to, under which name, and where its checkpoints go besides.
 
     Raises:
         AuditSinkError: the file or the record could not be written.
@@ -90,15 +102,25 @@ def place_hold(directory: Path, *, reason: str) -> Hold:
         since = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z" if before is None else before.since
         hold = Hold(v=1, since=since, reason=stated)
         _write(directory / HOLD_FILE, json.dumps(hold.model_dump(), indent=2).encode("ascii") + b"\n")
-        with AuditLog.open(directory, content="none") as log:
+        with AuditLog.open(directory, content="none", checkpoints=checkpoints) as log:
             log.record(LogHold(state="held", reason=stated))
         return hold
 
 
-def release_hold(directory: Path, *, reason: str) -> None:
+def release_hold(
+    directory: Path,
+    *,
+    reason: str,
+    checkpoints: CheckpointSettings = CheckpointSettings(),  # noqa: B008 - immutable
+) -> None:
     """Record that the hold is lifted, and lift it; when recording fails it stays in force.
 
     A file that cannot be read as a hold is lifted too.
+
+    Args:
+        directory: of the logs.
+        reason: why, for the record.
+        checkpoints: who signs the log that the record goes to, under which name, and where its checkpoints go besides.
 
     Raises:
         AuditError: there is no hold, the reason is empty or too long, or it cannot be recorded.
@@ -109,11 +131,11 @@ def release_hold(directory: Path, *, reason: str) -> None:
     with maintenance(directory):
         if not os.path.lexists(path):
             raise AuditError("There is no legal hold to lift.", where=directory, next_step="Nothing is left to do.")
-        with AuditLog.open(directory, content="none") as log:
+        with AuditLog.open(directory, content="none", checkpoints=checkpoints) as log:
             log.record(LogHold(state="released", reason=stated))
         try:
             path.unlink(missing_ok=True)
-            _sync_directory(directory)
+            sync_directory(directory)
         except OSError as error:
             raise AuditSinkError("The legal hold could not be lifted.", where=path, found=error.strerror) from error
 
@@ -156,28 +178,11 @@ def maintenance(directory: Path) -> Iterator[None]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            with open(descriptor, "wb") as file:  # noqa: PTH123 - made with its final mode
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            staged.replace(path)
-        finally:
-            staged.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        with replaced(path) as file:
+            file.write(content)
     except OSError as error:
         raise AuditSinkError("The legal hold could not be written.", where=path, found=error.strerror) from error
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unreadable(path: Path, found: str | None) -> LegalHoldError:

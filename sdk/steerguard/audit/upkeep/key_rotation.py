@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from steerguard.audit.copies import CheckpointCopy
 from steerguard.audit.evidence.checkpoint import DEFAULT_KEY_NAME
 from steerguard.audit.evidence.durable import sync_directory
 from steerguard.audit.evidence.note import NoteKey
@@ -60,7 +61,12 @@ class RotatedKey:
     """The log that holds the record; None when only the end of an interrupted destruction was left to do."""
 
 
-def rotate_content_key(directory: Path, *, destroy_old: bool = False) -> RotatedKey:
+def rotate_content_key(
+    directory: Path,
+    *,
+    destroy_old: bool = False,
+    checkpoints: CheckpointSettings = CheckpointSettings(),  # noqa: B008 - immutable
+) -> RotatedKey:
     """Replace the key that content is hashed with.
 
     With `destroy_old` the tags under the old key can never be linked to content again; the logs stay valid. The record
@@ -70,6 +76,7 @@ def rotate_content_key(directory: Path, *, destroy_old: bool = False) -> Rotated
         directory: of the logs.
         destroy_old: overwrite and remove the old key. Copies of the file, and what a medium keeps of overwritten
             blocks, are out of reach.
+        checkpoints: who signs the log that the record goes to, under which name, and where its checkpoints go besides.
 
     Raises:
         AuditKeyError: there is no key to replace, one cannot be read or made, or an environment variable is in force.
@@ -82,15 +89,17 @@ def rotate_content_key(directory: Path, *, destroy_old: bool = False) -> Rotated
             return RotatedKey(finished, ContentKey.from_file(path).id, None, None, None)
         old = ContentKey.from_file(_required(path))
         successor = _successor(path)
-        new = ContentKey.from_file(successor) if successor.exists() else ContentKey.create(successor)
-        with AuditLog.open(directory, key=old) as log:
+        new = ContentKey.from_file(successor) if _is_ours(successor, path) else ContentKey.create(successor)
+        with AuditLog.open(directory, key=old, checkpoints=checkpoints) as log:
             log.rotate_content_key(new, destroyed=destroy_old)
             log_id = log.log_id
         kept = _exchange(path, old.id, destroy=destroy_old)
     return RotatedKey(old.id, new.id, kept, None, log_id)
 
 
-def rotate_checkpoint_key(directory: Path, *, destroy_old: bool = False) -> RotatedKey:
+def rotate_checkpoint_key(
+    directory: Path, *, destroy_old: bool = False, copies: tuple[CheckpointCopy, ...] = ()
+) -> RotatedKey:
     """Replace the key that signs checkpoints; the first checkpoint of the new key is signed by both.
 
     The old verifier key stays as `checkpoint.<hash>.vkey`: the logs so far are verified with it.
@@ -98,6 +107,7 @@ def rotate_checkpoint_key(directory: Path, *, destroy_old: bool = False) -> Rota
     Args:
         directory: of the logs.
         destroy_old: overwrite and remove the old signing key, so that nobody can sign another past with it.
+        copies: where the checkpoints of the log with the record go besides the directory.
 
     Raises:
         AuditKeyError: there is no key to replace, one cannot be read or made, or an environment variable is in force.
@@ -115,9 +125,9 @@ def rotate_checkpoint_key(directory: Path, *, destroy_old: bool = False) -> Rota
         signer = SigningKey.from_file(_required(path))
         old = NoteKey(name, signer.public)
         successor = _successor(path)
-        new_signer = SigningKey.from_file(successor) if successor.exists() else SigningKey.create(successor)
+        new_signer = SigningKey.from_file(successor) if _is_ours(successor, path) else SigningKey.create(successor)
         new = NoteKey(name, new_signer.public)
-        settings = CheckpointSettings(signer=signer, name=name)
+        settings = CheckpointSettings(signer=signer, name=name, copies=copies)
         with AuditLog.open(directory, content="none", checkpoints=settings) as log:
             log.rotate_checkpoint_key(new_signer)
             log_id = log.log_id
@@ -159,6 +169,26 @@ def _successor(path: Path) -> Path:
     return path.with_name(f"{path.stem}.next{path.suffix}")
 
 
+def _is_ours(successor: Path, path: Path) -> bool:
+    """Whether an interrupted run left a successor.
+
+    Raises:
+        AuditKeyError: somebody else put one there: the old key would introduce a key of theirs.
+    """
+    if not os.path.lexists(successor):
+        return False
+    owner, expected = successor.lstat().st_uid, path.lstat().st_uid
+    if owner != expected:
+        raise AuditKeyError(
+            "The next key of the directory was put there by another user.",
+            where=successor,
+            expected=f"a file of the user with the number {expected}, whose key it replaces",
+            found=f"one of the user with the number {owner}",
+            next_step="Keep the file as evidence, remove it from the directory, and run the same command again.",
+        )
+    return True
+
+
 def _required(path: Path) -> Path:
     if not path.exists():
         raise AuditKeyError(
@@ -173,9 +203,16 @@ def _exchange(path: Path, key_id: str, *, destroy: bool) -> Path | None:
     """Put the successor in force, and return where the old key is now; None when it was destroyed."""
     kept = path.with_name(f"{path.stem}.{key_id}{DESTROY_SUFFIX if destroy else path.suffix}")
     # Two names for one file: the old key is never without one before the rename.
-    if not kept.exists():
+    if not os.path.lexists(kept):
         kept.hardlink_to(path)
         sync_directory(path.parent)
+    elif kept.is_symlink() or not kept.samefile(path):
+        raise AuditKeyError(
+            "The name that the old key is kept under is taken.",
+            where=kept,
+            expected="no such file",
+            next_step="Move the file away, and run the same command again.",
+        )
     _successor(path).replace(path)
     sync_directory(path.parent)
     if not destroy:
@@ -201,8 +238,9 @@ def _finish_destruction(path: Path) -> str | None:
 
 
 def _destroy(path: Path) -> None:
-    """Overwrite a file, wait until that is on the medium, and remove it."""
-    with path.open("r+b", buffering=0) as file:
+    """Overwrite a file, wait until that is on the medium, and remove it; what a link leads to is left alone."""
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         for _ in range(2):
             file.seek(0)

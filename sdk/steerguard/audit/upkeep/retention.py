@@ -1,4 +1,4 @@
-"""Retention: whole closed segments whose last record is old enough are deleted, and a record of that stays.
+"""Retention: whole closed segments whose records are all old enough are deleted, and a record of that stays.
 
 Order: the records `log.prune`, one per segment, are on the medium before the first file is deleted, and files go oldest
 first. So whatever the moment of a crash, what is missing has its record; the next pruning deletes what is left.
@@ -16,6 +16,7 @@ from typing import Final
 from steerguard.audit.evidence.layout import LogFiles, logs_in, sealed_name, segment_name, slot_keys_name
 from steerguard.audit.log import AuditLog
 from steerguard.audit.records.events import LogPrune
+from steerguard.audit.settings import CheckpointSettings
 from steerguard.audit.upkeep.hold import maintenance, require_no_hold, stated_reason
 from steerguard.audit.upkeep.retention_survey import LogFacts, PrunedBefore, SegmentFacts, Survey, survey
 from steerguard.errors import AuditError, AuditSinkError
@@ -23,6 +24,9 @@ from steerguard.errors import AuditError, AuditSinkError
 RETENTION_DAYS: Final = 400
 FLOOR_DAYS: Final = 183
 """Six months, which the EU AI Act asks logs to be kept at least (Articles 19 and 26(6))."""
+
+MAX_DAYS: Final = 100_000
+"""Longer than anybody keeps a log, and a date that a calendar has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +50,7 @@ class Pruning:
     directory: Path
     older_than_days: int
     cutoff: str
-    """Segments whose last record is older were pruned."""
+    """Segments whose records are all older were pruned."""
     dry_run: bool
     segments: tuple[PrunedSegment, ...]
     finished: tuple[str, ...]
@@ -62,20 +66,23 @@ def prune(
     allow_short: str | None = None,
     dry_run: bool = False,
     now: datetime | None = None,
+    checkpoints: CheckpointSettings = CheckpointSettings(),  # noqa: B008 - immutable
 ) -> Pruning:
-    """Delete the whole closed segments of a directory whose last record is older than so many days.
+    """Delete the whole closed segments of a directory whose records are all older than so many days.
 
     A log is pruned from its first segment on, as far as it verifies. Encrypted content and its wrapped keys go with
     their segment, bytes that recovery set aside with their log. A log in use keeps the segment it writes to.
     Records of pruning, and the logs that hold them, stay for as long as verification needs them.
-    Ages are those of the records' wall clock.
+    Ages are those of the records' wall clock. A segment is as old as the newest record up to its end, so that a clock
+    that was set back makes nothing old; a log with a record that lies in the future is named among those that are kept.
 
     Args:
         directory: of the logs; processes may be writing to it.
-        older_than_days: at least 1.
+        older_than_days: 1 to 100,000.
         allow_short: why fewer than 183 days are allowed; recorded.
         dry_run: change nothing and return what would be done.
-        now: the time to count back from; by default the present.
+        now: the time to count back from, of any time zone; by default the present.
+        checkpoints: who signs the log that the records go to, under which name, and where its checkpoints go besides.
 
     Raises:
         LegalHoldError: a legal hold is in force.
@@ -84,17 +91,18 @@ def prune(
         AuditVerificationError: the directory cannot be read.
     """
     allowed = _allowance(older_than_days, allow_short)
-    cutoff = f"{(now or datetime.now(UTC)) - timedelta(days=older_than_days):%Y-%m-%dT%H:%M:%S.%f}Z"
+    present = datetime.now(UTC) if now is None else now.astimezone(UTC)
+    cutoff = _timestamp(present - timedelta(days=older_than_days))
     with maintenance(directory):
         require_no_hold(directory)
         found = survey(directory)
         left_over = _left_over(directory, found)
-        chosen, kept = _chosen(found, cutoff)
+        chosen, kept = _chosen(found, cutoff, _timestamp(present))
         pruned = tuple(_described(directory, segment) for segment in chosen)
         if not dry_run:
             _remove(directory, left_over)
             if chosen:
-                with AuditLog.open(directory, content="none") as log:
+                with AuditLog.open(directory, content="none", checkpoints=checkpoints) as log:
                     for segment, told in zip(chosen, pruned, strict=True):
                         log.record(_tombstone(segment, told, older_than_days, allowed))
                     for segment in chosen:
@@ -110,9 +118,20 @@ def prune(
         )
 
 
+def _timestamp(time: datetime) -> str:
+    """Return a time as records write it; timestamps are compared as text, so the year has its four digits."""
+    return f"{time.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+
+
 def _allowance(days: int, reason: str | None) -> str | None:
-    if days < 1:
-        raise AuditError("Logs are kept for at least a day.", where="older_than_days", expected="1 or more", found=days)
+    if not 1 <= days <= MAX_DAYS:
+        raise AuditError(
+            "Logs are kept for at least a day, and not for longer than a calendar reaches.",
+            where="older_than_days",
+            expected=f"1 to {MAX_DAYS}",
+            found=days,
+            next_step="To keep logs for good, do not prune their directory.",
+        )
     if days >= FLOOR_DAYS:
         return None
     if reason is None:
@@ -126,7 +145,7 @@ def _allowance(days: int, reason: str | None) -> str | None:
     return stated_reason(reason)
 
 
-def _chosen(found: Survey, cutoff: str) -> tuple[tuple[SegmentFacts, ...], tuple[tuple[str, str], ...]]:
+def _chosen(found: Survey, cutoff: str, present: str) -> tuple[tuple[SegmentFacts, ...], tuple[tuple[str, str], ...]]:
     """Return the segments to delete and the logs that keep old ones: what stays must still verify.
 
     It begins with everything that is old enough and takes back what something that stays needs, until nothing does.
@@ -141,6 +160,7 @@ def _chosen(found: Survey, cutoff: str) -> tuple[tuple[SegmentFacts, ...], tuple
             for position, segment in enumerate(log.segments)
             if position >= limits[log.files.log] and (segment.log, segment.number) not in gone
         ]
+        staying += [segment for log in found.logs for segment in log.unfinished]
         needed = {name for segment in staying for name in segment.names | segment.tombstones}
         # A log that is there stays in part, or its last segments get records of pruning now, which go on from the earlier ones.
         needed |= {log.files.log for log in found.logs}
@@ -164,13 +184,15 @@ def _chosen(found: Survey, cutoff: str) -> tuple[tuple[SegmentFacts, ...], tuple
             kept.append((log.files.log, "it says what was pruned of logs that are still there or named"))
         elif log.report.first_bad is not None:
             kept.append((log.files.log, "it does not verify: run `steerguard audit verify`"))
+        elif any(segment.newest_t > present for segment in log.segments):
+            kept.append((log.files.log, "a record of it lies in the future: a clock is or was wrong"))
     return chosen, tuple(kept)
 
 
 def _old_enough(log: LogFacts, cutoff: str) -> int:
     """Return how many segments from the first on are old enough."""
     for position, segment in enumerate(log.segments):
-        if segment.last_t >= cutoff:
+        if segment.newest_t >= cutoff:
             return position
     return len(log.segments)
 

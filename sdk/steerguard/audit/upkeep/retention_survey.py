@@ -23,6 +23,8 @@ class SegmentFacts:
     last_seq: int
     first_t: str
     last_t: str
+    newest_t: str
+    """The latest time that its records and those before them in their log have: the clock may have been set back."""
     root: str = ""
     """Tree hash over the log up to its last record; empty while it is not known that the segment is complete."""
     whole: bool = False
@@ -40,11 +42,14 @@ class SegmentFacts:
 
 @dataclass(frozen=True, slots=True)
 class LogFacts:
-    """One log with the segments that are complete and verify, from the first one left."""
+    """One log."""
 
     files: LogFiles
     report: LogReport
     segments: tuple[SegmentFacts, ...]
+    """Those that are complete and verify, from the first one left."""
+    unfinished: tuple[SegmentFacts, ...]
+    """The others, as far as their records verify; what these name must stay too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +98,7 @@ class _Collected:
 
     def take(self, record: dict[str, Any]) -> None:
         segments = self.segments.setdefault(record["log"], [])
-        kind = record["type"]
+        kind, newest = record["type"], max(record["t"], segments[-1].newest_t if segments else "")
         if kind == "log.rotate" or not segments:
             if segments:
                 segments[-1].root = record["root"]
@@ -105,10 +110,11 @@ class _Collected:
                     last_seq=record["seq"],
                     first_t=record["t"],
                     last_t=record["t"],
+                    newest_t=newest,
                 )
             )
         segment = segments[-1]
-        segment.last_seq, segment.last_t = record["seq"], record["t"]
+        segment.last_seq, segment.last_t, segment.newest_t = record["seq"], record["t"], newest
         if kind in _NAMING:
             segment.names |= {name for field in _NAMING[kind] if (name := record[field]) is not None}
         elif kind == "log.prune":
@@ -135,7 +141,7 @@ def _facts(files: LogFiles, report: LogReport, segments: list[SegmentFacts]) -> 
         if not segment.root or path is None or not verified or not _finished(path):
             break
         complete.append(segment)
-    return LogFacts(files, report, tuple(complete))
+    return LogFacts(files, report, tuple(complete), tuple(segments[len(complete) :]))
 
 
 def _finished(path: Path) -> bool:

@@ -85,5 +85,11 @@ def _content(directory: Path, record: dict[str, Any], key: SealingKey) -> dict[s
     except ValidationError:
         raise ContentAlteredError("The record does not say where its content is.") from None
     payload = open_slot(directory, sealed, key, log=record["log"], req=record["req"], row=record["row"])
-    content: dict[str, Any] = json.loads(payload)
+    try:
+        content = json.loads(payload)
+    except (ValueError, RecursionError):
+        # What it raises holds the content.
+        content = None
+    if not isinstance(content, dict):
+        raise ContentAlteredError("The content is no JSON object, so `row_content` did not write it.")
     return content

@@ -40,11 +40,16 @@ class Clocks:
         """
         second = t[:19]
         if second != self._second:
-            self._second_us = round((datetime.fromisoformat(second) - _EPOCH).total_seconds()) * 1_000_000
+            begun = datetime.fromisoformat(second)
+            if begun.isoformat() != second:
+                # Python reads further forms: weeks, offsets, no separators.
+                raise ValueError
+            self._second_us = round((begun - _EPOCH).total_seconds()) * 1_000_000
             self._second = second
-        wall = self._second_us + int(t[20:26])
-        if len(t) != _LENGTH or t[19] != "." or t[26] != "Z":
+        micros = t[20:26]
+        if len(t) != _LENGTH or t[19] != "." or t[26] != "Z" or not (micros.isdigit() and micros.isascii()):
             raise ValueError
+        wall = self._second_us + int(micros)
         elapsed = mono - self._mono
         step = wall - self._wall - elapsed
         if (step > CLOCK_SLACK_US or step < -CLOCK_SLACK_US) and self._begun:

@@ -10,10 +10,21 @@ from typing import Final
 from steerguard.audit.evidence.layout import LogFiles, logs_in
 from steerguard.audit.verification.deliver import OnRecord, deliver
 from steerguard.audit.verification.keys import KeyBook
+from steerguard.audit.verification.links import Links, OutsideHead, outside_heads
 from steerguard.audit.verification.log import Verified, verify_files
 from steerguard.audit.verification.pins import Pins
-from steerguard.audit.verification.report import DirectoryReport, LogReport, MissingLog, PrunedRange
+from steerguard.audit.verification.report import (
+    DirectoryReport,
+    Fault,
+    LogReport,
+    MissingLog,
+    PrunedRange,
+    unanchored_prune,
+)
 from steerguard.audit.verification.tombstones import Tombstone, Tombstones
+
+OTHERS_MAY_EXPLAIN: Final[frozenset[Fault]] = frozenset({"pruned", "unpinned"})
+"""Faults that what other logs say of pruned segments and of keys may take back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +33,7 @@ class _Settings:
     strict: bool
     tombstones: Tombstones
     keys: KeyBook
+    links: Links
 
 
 ATTEMPTS: Final = 3
@@ -50,42 +62,61 @@ def verify_set(directory: Path, pins: Pins, *, strict: bool, on_record: OnRecord
 
 
 def _report_on(directory: Path, logs: Sequence[LogFiles], pins: Pins, *, strict: bool) -> DirectoryReport:
-    settings = _Settings(pins, strict, Tombstones(), KeyBook(pins.keys))
+    settings = _Settings(pins, strict, Tombstones(), KeyBook(pins.keys), Links())
     there = [files for files in logs if files.segments]
     found = _verified(there, settings)
     verified = [found[files.log] for files in there]
     missing, pruned = _absent(directory, logs, verified, settings)
-    return DirectoryReport(logs=tuple(one.report for one in verified), missing=tuple(missing), pruned=tuple(pruned))
+    return DirectoryReport(
+        logs=tuple(one.report for one in verified),
+        missing=tuple(missing),
+        pruned=tuple(pruned),
+        warnings=tuple(f"{one.log} is not there, and {unanchored_prune(one)}" for one in pruned if not one.anchored),
+    )
 
 
 def tombstones_of(logs: Sequence[LogFiles], pins: Pins, *, strict: bool = False) -> tuple[Tombstones, KeyBook]:
     """Verify logs for what they say about pruned segments and about keys."""
-    settings = _Settings(pins, strict, Tombstones(), KeyBook(pins.keys))
+    settings = _Settings(pins, strict, Tombstones(), KeyBook(pins.keys), Links())
     _verified([files for files in logs if files.segments], settings)
     return settings.tombstones, settings.keys
 
 
 def _verified(logs: Sequence[LogFiles], settings: _Settings) -> dict[str, Verified]:
-    """Verify each log; again when another one said that it was pruned, or introduced its key."""
+    """Verify each log; again when another one said that it was pruned, introduced its key, or knows its records."""
     found: dict[str, Verified] = {}
-    waiting = sorted(logs, key=lambda files: files.segments[0][0] > 0)
+    heads: dict[str, tuple[OutsideHead, ...]] = {}
+    # The newest first: what logs say of others, they mostly say of older ones.
+    newest_first = sorted(logs, key=lambda files: files.log, reverse=True)
+    waiting = newest_first
     while waiting:
         trusted, known = settings.keys.trusted, settings.keys.known
         new = False
         for files in waiting:
+            heads[files.log] = settings.links.of(files.log)
             found[files.log] = verify_files(
-                files, settings.pins, strict=settings.strict, tombstones=settings.tombstones, keys=settings.keys
+                files,
+                settings.pins,
+                strict=settings.strict,
+                tombstones=settings.tombstones,
+                keys=settings.keys,
+                links=heads[files.log],
             )
             new = settings.tombstones.add(_counted(found[files.log], settings)) or new
+            new = settings.links.add(found[files.log].links) or new
         new = new or trusted != settings.keys.trusted or known != settings.keys.known
-        waiting = [files for files in logs if new and _waits(files, found[files.log], settings)]
+        waiting = [
+            files
+            for files in newest_first
+            if new and (_waits(files, found[files.log], settings) or heads[files.log] != settings.links.of(files.log))
+        ]
     return found
 
 
 def _waits(files: LogFiles, verified: Verified, settings: _Settings) -> bool:
     """Whether what other logs say may change what was found."""
     bad = verified.report.first_bad
-    if bad is not None and bad.fault in {"pruned", "unpinned"}:
+    if bad is not None and bad.fault in OTHERS_MAY_EXPLAIN:
         return True
     stated = tuple(one.pruned for one in settings.tombstones.row(files.log))
     return bool(stated) and files.segments[0][0] == 0 and bad is None and not _warned(verified.report)
@@ -136,11 +167,10 @@ def _absent(
 
 
 def _fits_heads(log: str, row: Sequence[Tombstone], settings: _Settings) -> bool:
-    """Whether checkpoints kept elsewhere agree with the record of pruning as far as they can be compared."""
+    """Whether what others know of the log agrees with the record of pruning as far as they can be compared."""
     end = row[-1].pruned.records[1] + 1
     roots = {one.pruned.records[1] + 1: one.root for one in row}
     return all(
-        head.head.size <= end and roots.get(head.head.size, head.head.root) == head.head.root
-        for head in settings.pins.heads
-        if head.head.log == log
+        head.size <= end and roots.get(head.size, head.root) == head.root
+        for head in outside_heads(settings.pins.heads_of(log), settings.links.of(log))
     )

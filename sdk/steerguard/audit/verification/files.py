@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -25,8 +26,10 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        found = "a symbolic link" if path.is_symlink() else error.strerror or "an error"
+        found = "a symbolic link" if error.errno == errno.ELOOP else error.strerror or "an error"
         raise _unreadable(path, found) from error
+    except ValueError as error:
+        raise _unreadable(path, "a name with a zero byte") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise _unreadable(path, "no regular file")

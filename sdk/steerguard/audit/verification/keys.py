@@ -125,6 +125,15 @@ class KeysInForce:
             self.unpinned_after_recovery = True
         return False
 
+    def vouch_for(self, note: Note) -> bool:
+        """Whether a checkpoint kept elsewhere anchors: when keys are pinned, only if a trusted one signed it."""
+        if not self._book.pins_given:
+            return True
+        try:
+            return bool(note.signed_by(tuple(self._book.trusted)))
+        except AuditVerificationError:
+            return False
+
     def _candidates(self) -> frozenset[NoteKey]:
         if not self._begun:
             return self._book.known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from steerguard.audit.evidence.checkpoint import SignedHead
 from steerguard.audit.evidence.layout import LogFiles, segment_name
 from steerguard.audit.evidence.tree import Frontier
 from steerguard.audit.records.events import RECORDS
@@ -21,10 +20,11 @@ from steerguard.audit.verification.fault import FaultError
 from steerguard.audit.verification.files import BLOCK_BYTES, LineReader, open_regular
 from steerguard.audit.verification.keys import KeyBook, KeysInForce
 from steerguard.audit.verification.lines import Place, first_line, first_seq, require_short, require_whole, walk_lines
+from steerguard.audit.verification.links import OutsideHead, outside_heads
 from steerguard.audit.verification.notes import NoteReader
 from steerguard.audit.verification.outcome import end_warnings, outcome, stated_tombstones
 from steerguard.audit.verification.pins import Pins
-from steerguard.audit.verification.report import FirstBad, LogReport, PrunedRange
+from steerguard.audit.verification.report import FirstBad, LogReport, PrunedRange, unanchored_prune
 from steerguard.audit.verification.statements import SegmentRead
 from steerguard.audit.verification.tombstones import Tombstone, Tombstones
 from steerguard.audit.verification.trail import NoNotes, NoteTrail
@@ -43,13 +43,24 @@ class Verified:
     named: dict[str, str] = field(default_factory=dict)
     """Other logs that verified records name, and by what."""
     tombstones: tuple[Tombstone, ...] = ()
+    links: tuple[tuple[str, OutsideHead], ...] = ()
+    """What it says of the records of other logs."""
 
 
-def verify_files(files: LogFiles, pins: Pins, *, strict: bool, tombstones: Tombstones, keys: KeyBook) -> Verified:
+def verify_files(
+    files: LogFiles,
+    pins: Pins,
+    *,
+    strict: bool,
+    tombstones: Tombstones,
+    keys: KeyBook,
+    links: Sequence[OutsideHead] = (),
+) -> Verified:
     """Verify one log; read again when it looks broken and its files changed meanwhile: a process was at work on it."""
+    heads = outside_heads(pins.heads_of(files.log), links)
     for attempt in range(ATTEMPTS):
         before = _state(files)
-        verified = _Reading(files, pins, strict=strict, tombstones=tombstones, keys=keys).run()
+        verified = _Reading(files, pins, heads, strict=strict, tombstones=tombstones, keys=keys).run()
         if verified.report.status == "ok" or attempt == ATTEMPTS - 1 or _state(files) == before:
             break
     return verified
@@ -60,7 +71,7 @@ def verify_content(content: bytes, pins: Pins, *, log: str | None, strict: bool)
     book = KeyBook()
     keys = KeysInForce(book)
     heads = tuple(head for head in pins.heads if log is None or head.head.log == log)
-    walk = Walk(log, NoteTrail(NoNotes(), log, required=False), keys, heads=_rising(heads), strict=strict)
+    walk = Walk(log, NoteTrail(NoNotes(), log, required=False), keys, heads=outside_heads(heads), strict=strict)
     reader = LineReader(io.BytesIO(content))
     place = Place()
     bad: FirstBad | None = None
@@ -80,9 +91,19 @@ def verify_content(content: bytes, pins: Pins, *, log: str | None, strict: bool)
 class _Reading:
     """One pass over the files of one log."""
 
-    def __init__(self, files: LogFiles, pins: Pins, *, strict: bool, tombstones: Tombstones, keys: KeyBook) -> None:
+    def __init__(
+        self,
+        files: LogFiles,
+        pins: Pins,
+        heads: Sequence[OutsideHead],
+        *,
+        strict: bool,
+        tombstones: Tombstones,
+        keys: KeyBook,
+    ) -> None:
         self._files = files
         self._pins = pins
+        self._heads = heads
         self._strict = strict
         self._book = keys
         self._keys = KeysInForce(keys)
@@ -120,16 +141,16 @@ class _Reading:
             gaps=gaps,
             warnings=(*report.warnings, *self._warnings(walk, report)),
         )
-        return Verified(report, dict(walk.statements.named), stated_tombstones(walk, report))
+        links = tuple(walk.statements.links) if report.status == "ok" else ()
+        return Verified(report, dict(walk.statements.named), stated_tombstones(walk, report), links)
 
     def _walk(self, trail: NoteTrail) -> Walk:
-        heads = _rising(head for head in self._pins.heads if head.head.log == self._files.log)
         expected = sorted((one.pruned.records[1] + 1, one.root) for one in self._row)
         return Walk(
             self._files.log,
             trail,
             self._keys,
-            heads=heads,
+            heads=self._heads,
             expected=expected,
             strict=self._strict,
             directory=self._directory,
@@ -215,6 +236,10 @@ class _Reading:
             raise FaultError("pruned", 0, size - 1, at="file", detail=f"record {size} is the first that is left")
         if exact and covering[-1].root != frontier.root():
             raise FaultError("tombstone", 0, size - 1, at="file")
+        roots = {one.pruned.records[1] + 1: one.root for one in covering}
+        for head in self._heads:
+            if roots.get(head.size, head.root) != head.root:
+                raise FaultError("head", 0, size - 1, at="file", detail=head.words)
         walk.begin_at(size, frontier.peaks, prev=record["prev"], segment=number)
         self._pruned = tuple(one.pruned for one in covering)
 
@@ -247,7 +272,7 @@ class _Reading:
             yield from end_warnings(walk, report, self._keys)
         for one in self._pruned:
             if not one.anchored:
-                yield f"no checkpoint that counts covers the record of what was pruned ({one.by_log}, record {one.by_seq})"
+                yield unanchored_prune(one)
         if self._row and self._files.segments and self._row[-1].pruned.segments[1] >= self._files.segments[0][0]:
             yield "segments that a log.prune record names are still there: pruning was interrupted, or they were put back"
 
@@ -256,10 +281,6 @@ def _gaps(fault: FaultError) -> tuple[tuple[int, int], ...]:
     if fault.fault in {"segment", "pruned", "truncated"} and fault.until is not None:
         return ((fault.seq, fault.until),)
     return ()
-
-
-def _rising(heads: Iterable[SignedHead]) -> list[SignedHead]:
-    return sorted(heads, key=lambda head: head.head.size)
 
 
 def _state(files: LogFiles) -> list[tuple[int, int, int] | None]:

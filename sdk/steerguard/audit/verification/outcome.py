@@ -22,10 +22,22 @@ def end_warnings(walk: Walk, report: LogReport, keys: KeysInForce) -> Iterator[s
         yield "the log is empty: it was cut off, or its process ended before the first record"
     elif not report.closed:
         yield "no log.close: its process was killed and the log was not recovered yet, or its end was cut off"
+    if walk.as_found is not None:
+        yield as_found_words(walk.as_found)
     if report.loss is not None:
         yield f"its process ended without closing it: {report.loss}"
     if keys.unpinned_after_recovery:
         yield "it was recovered by a process with another key, which is not pinned"
+
+
+def as_found_words(found: range) -> str:
+    """Say that only recovery vouches for records."""
+    if len(found) == 1:
+        return f"1 record (seq {found.start}) had no checkpoint when the process died; its first checkpoint is the one that recovery signed"
+    return (
+        f"{len(found):,} records (seq {found.start} to {found.stop - 1}) had no checkpoint when the process died; "
+        "their first checkpoint is the one that recovery signed"
+    )
 
 
 def stated_tombstones(walk: Walk, report: LogReport) -> tuple[Tombstone, ...]:
@@ -52,8 +64,7 @@ def outcome(
     if bad is not None and bad.seq < reached.size and bad.fault not in {"torn_file", "sealed"}:
         marks = [mark for mark in (walk.good, walk.good_head) if mark.size <= bad.seq]
         reached = max(marks, key=lambda mark: mark.size, default=Mark())
-    own_heads = any(head.head.log == walk.log for head in pins.heads)
-    pinned = book.pins_given or own_heads
+    pinned = book.pins_given or bool(pins.heads_of(walk.log or ""))
     anchor = walk.anchor if pinned else walk.own_anchor
     anchored = min(anchor.size, reached.size)
     seconds = 0.0
@@ -79,6 +90,7 @@ def outcome(
         checkpoints=walk.checkpoints,
         pinned=pinned,
         anchored=anchored,
+        as_found=0 if walk.as_found is None else len(walk.as_found),
         unanchored=max(0, reached.size - max(anchored, walk.first)),
         unanchored_bytes=max(0, reached.bytes - anchor.bytes) if anchored < reached.size else 0,
         unanchored_seconds=seconds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,21 @@ class Pins:
     keys: tuple[NoteKey, ...] = ()
     """Checkpoint keys that are trusted."""
     heads: tuple[SignedHead, ...] = ()
-    """Checkpoints that were kept elsewhere: each must lie on the log it names, whoever signed it."""
+    """Checkpoints that were kept elsewhere: each must lie on the log it names, whoever signed it.
+
+    With keys, records under one count as anchored only if a trusted key signed it: others may have put it there.
+    """
+    _by_log: dict[str, list[SignedHead]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for head in self.heads:
+            self._by_log.setdefault(head.head.log, []).append(head)
+        for heads in self._by_log.values():
+            heads.sort(key=lambda head: head.head.size)
+
+    def heads_of(self, log: str) -> tuple[SignedHead, ...]:
+        """Return the checkpoints of one log that were kept elsewhere, in rising order of size."""
+        return tuple(self._by_log.get(log, ()))
 
     @property
     def any(self) -> bool:
@@ -38,15 +52,21 @@ NO_PINS: Final = Pins()
 def pinned_key(text: str) -> NoteKey:
     """Return the key that `text` spells, or that the file at the path `text` holds.
 
+    A text that spells a key is never taken for a path: whoever could put a file of that name in place would choose the key.
+
     Raises:
         AuditKeyError: it is neither a verifier key nor a readable file of one.
     """
-    if "+" in text and not Path(text).exists():
+    try:
         return NoteKey.parse(text)
+    except AuditKeyError as problem:
+        misspelled = problem
     try:
         with open_regular(Path(text)) as file:
             content = file.read(MAX_KEY_FILE_BYTES)
     except AuditVerificationError as problem:
+        if "+" in text:
+            raise misspelled from problem
         raise AuditKeyError(
             "The checkpoint key cannot be read.",
             where=text,

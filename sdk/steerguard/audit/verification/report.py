@@ -63,7 +63,7 @@ FAULTS: Final[dict[Fault, str]] = {
     "checkpoint": "the records agree with one another, and not with the checkpoint over them: they were rewritten, or the "
     "checkpoint was",
     "truncated": "a checkpoint covers more records than the log has: its end was cut off",
-    "head": "the records are not those that a checkpoint kept elsewhere covers: they were rewritten",
+    "head": "the records are not those that a checkpoint kept elsewhere covers, or that a later log names: they were rewritten",
     "tombstone": "the records are not those that were pruned, by what the log.prune record says of them",
     "statement": "what the record says of the log is not so",
     "torn_file": "the file of the bytes that recovery set aside is missing, or is not what log.recovered says",
@@ -114,6 +114,11 @@ class PrunedRange:
     """Whether a pinned checkpoint covers that record; without pins, whether any checkpoint does."""
 
 
+def unanchored_prune(pruned: PrunedRange) -> str:
+    """Say that whoever can write the directory may have put the record of pruning there."""
+    return f"no checkpoint that counts covers the record of what was pruned ({pruned.by_log}, record {pruned.by_seq})"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenKey:
     """A key that signed checkpoints of a log, or that the log names."""
@@ -159,7 +164,10 @@ class LogReport:
     pinned: bool
     """Whether a pin was there to check this log against. Otherwise `anchored` rests on the key that the log names itself."""
     anchored: int
-    """Sequence number after the last record that a checkpoint of a pinned key covers, or one kept elsewhere."""
+    """Sequence number after the last record that a checkpoint of a pinned key covers, or one kept elsewhere.
+    A checkpoint that recovery signed counts only where nothing lies under it that was as found."""
+    as_found: int
+    """Records that had no checkpoint when their process died: only the recovering process vouches for them, from then on."""
     unanchored: int
     """Records after that which verified."""
     unanchored_bytes: int
@@ -169,6 +177,11 @@ class LogReport:
     torn_bytes: int
     """Bytes after the last newline of the last segment."""
     warnings: tuple[str, ...]
+
+    @property
+    def rests_on_pins(self) -> bool:
+        """Whether a pin covers every record, and the end: an end without log.close may be one that was cut off."""
+        return self.pinned and self.unanchored == 0 and (self.closed or self.in_use) and self.size > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,10 +211,10 @@ class DirectoryReport:
 
     @property
     def anchored(self) -> bool:
-        """Whether all is well and every record, and every record of pruning, rests on a pin."""
+        """Whether all is well and every record, the end of every log, and every record of pruning rests on a pin."""
         ranges = (*self.pruned, *(one for report in self.logs for one in report.pruned))
         return (
             self.status == "ok"
-            and all(report.pinned and report.unanchored == 0 for report in self.logs)
+            and all(report.rests_on_pins for report in self.logs)
             and all(one.anchored for one in ranges)
         )

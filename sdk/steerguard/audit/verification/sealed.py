@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+from steerguard.audit.evidence.layout import sealed_name
 from steerguard.audit.privacy.sealed_slots import SLOT_BYTES, Slot, keys_file_of
 from steerguard.audit.verification.files import BLOCK_BYTES, open_regular
 from steerguard.errors import AuditVerificationError
@@ -13,15 +14,20 @@ from steerguard.errors import AuditVerificationError
 ERASED: Final = "erased"
 
 
-def sealed_fault(directory: Path, record: dict[str, Any]) -> str | None:
-    """Return what is wrong with the encrypted content of a decision; None when nothing is, or it was erased.
+def sealed_fault(directory: Path, record: dict[str, Any], *, first_segment: int = 0) -> str | None:
+    """Return what is wrong with the encrypted content of a decision; None when nothing is, or it was erased or pruned.
+
+    A row is sealed before its record is written: where another thread's record begins a segment in between, the content
+    lies with the segment before and is pruned with it.
 
     Args:
         directory: where the files of the log are.
         record: a record of type guard.decision that fits its schema.
+        first_segment: number of the log's first segment that was not pruned.
     """
     sealed = record["content"]["sealed"]
-    if sealed is None:
+    # Names of one log sort by segment.
+    if sealed is None or sealed_name(record["log"], 0) <= sealed["file"] < sealed_name(record["log"], first_segment):
         return None
     try:
         slot = _slot(directory / keys_file_of(sealed["file"]), sealed["slot"])

@@ -8,6 +8,7 @@ from typing import Any
 from steerguard.audit.evidence.note import NoteKey
 from steerguard.audit.evidence.tree import Frontier
 from steerguard.audit.verification.keys import KeyFaultError, KeysInForce
+from steerguard.audit.verification.links import OutsideHead
 from steerguard.audit.verification.report import Fault, PrunedRange
 from steerguard.audit.verification.strict import schema_fault
 from steerguard.audit.verification.tombstones import Tombstone
@@ -54,6 +55,8 @@ class Statements:
     """Other logs that are named, and by what."""
     prunes: list[tuple[int, Tombstone]] = field(default_factory=list)
     torn: list[TornFile] = field(default_factory=list)
+    links: list[tuple[str, OutsideHead]] = field(default_factory=list)
+    """What is said of the records of another log."""
     previous: SegmentRead | None = None
     _durability: tuple[str, int | None, int | None] | None = None
 
@@ -69,7 +72,7 @@ class Statements:
             segment: number of the segment that it stands in.
             root: the tree over the records before it, when its tree hash is to be compared.
         """
-        if schema_fault(kind, line) is not None:
+        if schema_fault(kind, line) is not None or (kind == "log.open" and _half_stated(record)):
             return StatementFault("schema")
         try:
             if kind == "log.open":
@@ -95,6 +98,9 @@ class Statements:
         self._durability = (record["durability"], record["unsynced_us"], record["unsynced_records"])
         self._name(record["forked_from"], f"forked_from in log.open of {log}")
         self._name(record["previous"], f"previous in log.open of {log}")
+        if record["previous_size"] is not None:
+            head = OutsideHead(size=record["previous_size"], root=bytes.fromhex(record["previous_root"]), by=log)
+            self.links.append((record["previous"], head))
         key = record["checkpoint_key"]
         self.keys.open(None if key is None else NoteKey.parse(key))
 
@@ -158,6 +164,12 @@ class Statements:
     def _name(self, log: str | None, by: str) -> None:
         if log is not None:
             self.named.setdefault(log, by)
+
+
+def _half_stated(record: dict[str, Any]) -> bool:
+    """Whether log.open says less of the log before than its size and root together, or says it of no log."""
+    size, root = record["previous_size"], record["previous_root"]
+    return (size is None) != (root is None) or (size is not None and record["previous"] is None)
 
 
 def _lost(durability: tuple[str, int | None, int | None] | None) -> str | None:

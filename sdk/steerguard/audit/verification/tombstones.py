@@ -21,16 +21,15 @@ class Tombstone:
 class Tombstones:
     """All of a directory; a set, whatever order the logs were verified in."""
 
-    _by_log: dict[str, list[Tombstone]] = field(default_factory=dict)
+    _by_log: dict[str, dict[Tombstone, None]] = field(default_factory=dict)
 
     def add(self, tombstones: Iterable[Tombstone]) -> bool:
         """Take more of them, and return whether any was new."""
         new = False
         for one in tombstones:
-            kept = self._by_log.setdefault(one.pruned.log, [])
-            if one not in kept:
-                kept.append(one)
-                new = True
+            kept = self._by_log.setdefault(one.pruned.log, {})
+            new = new or one not in kept
+            kept[one] = None
         return new
 
     @property
@@ -39,25 +38,30 @@ class Tombstones:
         return tuple(sorted(self._by_log))
 
     def row(self, log: str) -> tuple[Tombstone, ...]:
-        """Return those of a log that follow one another from segment 0 and record 0 on; where they overlap, the longer."""
+        """Return those of a log that follow one another from segment 0 and record 0 on; where they overlap, the longer.
+
+        Of two that reach as far, one that a checkpoint covers counts before one that anybody may have put there.
+        """
+        longest: dict[tuple[int, int], Tombstone] = {}
+        for one in self._by_log.get(log, ()):
+            start = (one.pruned.segments[0], one.pruned.records[0])
+            if _forward(one.pruned) and (start not in longest or _reach(longest[start]) < _reach(one)):
+                longest[start] = one
         row: list[Tombstone] = []
         segment = record = 0
-        while True:
-            fitting = [
-                one
-                for one in self._by_log.get(log, ())
-                if one.pruned.segments[0] == segment and one.pruned.records[0] == record and _forward(one.pruned)
-            ]
-            if not fitting:
-                return tuple(row)
-            longest = max(fitting, key=lambda one: one.pruned.segments[1])
-            row.append(longest)
-            segment, record = longest.pruned.segments[1] + 1, longest.pruned.records[1] + 1
+        while (following := longest.get((segment, record))) is not None:
+            row.append(following)
+            segment, record = following.pruned.segments[1] + 1, following.pruned.records[1] + 1
+        return tuple(row)
 
     def whole(self, log: str) -> tuple[Tombstone, ...]:
         """Return the row when it says that the whole log was pruned; else nothing."""
         row = self.row(log)
         return row if row and row[-1].pruned.whole else ()
+
+
+def _reach(one: Tombstone) -> tuple[int, bool]:
+    return one.pruned.segments[1], one.pruned.anchored
 
 
 def _forward(pruned: PrunedRange) -> bool:

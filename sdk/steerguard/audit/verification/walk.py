@@ -20,6 +20,7 @@ from steerguard.audit.records.chain import FIRST_PREV
 from steerguard.audit.verification.clock import Clocks
 from steerguard.audit.verification.fault import FaultError, Mark
 from steerguard.audit.verification.keys import KeyFaultError, KeysInForce
+from steerguard.audit.verification.links import OutsideHead
 from steerguard.audit.verification.place import misplaced, wrong_link
 from steerguard.audit.verification.sealed import sealed_fault
 from steerguard.audit.verification.statements import Statements
@@ -38,7 +39,7 @@ class Walk:
         log: log id that every record must have; None takes it from the first record.
         trail: the checkpoints of the log.
         keys: which key signs them.
-        heads: checkpoints of this log that were kept elsewhere, in rising order of size.
+        heads: what others know of this log, in rising order of size.
         expected: sizes and tree hashes that log.prune records state.
         strict: whether every line is checked by itself, and every statement of the log about itself.
         directory: where encrypted content lies, which is checked with `strict`; None when there is none to check.
@@ -50,7 +51,7 @@ class Walk:
         trail: NoteTrail,
         keys: KeysInForce,
         *,
-        heads: Sequence[SignedHead] = (),
+        heads: Sequence[OutsideHead] = (),
         expected: Sequence[tuple[int, bytes]] = (),
         strict: bool = False,
         directory: Path | None = None,
@@ -69,7 +70,8 @@ class Walk:
         self.anchor = Mark()
         self.own_anchor = Mark()
         self.checkpoints = 0
-        self.segment = 0
+        self.as_found: range | None = None
+        self.segment = self._first_segment = 0
         self.segment_start = True
         self.clocks = Clocks()
         self.statements = Statements(keys, strict=strict)
@@ -85,6 +87,8 @@ class Walk:
         self._directory = directory
         self._ended = False
         self._recovered = False
+        self._rotations = range(0)
+        self._recovery: int | None = None
         self._due = 0
         self._good_expected = 0
 
@@ -98,9 +102,9 @@ class Walk:
         self.prev = prev
         self.seq = self.first = size
         self.frontier = Frontier(size, peaks)
-        self.segment = segment
+        self.segment = self._first_segment = segment
         self.good = Mark(size=0)
-        self._heads = [head for head in self._heads if head.head.size >= size]
+        self._heads = [head for head in self._heads if head.size >= size]
         self._trail.skip_to(size)
 
     def accept(self, line: bytes, following: bytes | None) -> None:
@@ -155,7 +159,7 @@ class Walk:
         if fault is not None:
             raise FaultError(fault, self.seq, self.seq)
         if kind == "guard.decision" and self._directory is not None:
-            detail = sealed_fault(self._directory, record)
+            detail = sealed_fault(self._directory, record, first_segment=self._first_segment)
             if detail is not None:
                 raise FaultError("sealed", self.seq, self.seq, detail=detail)
 
@@ -221,7 +225,15 @@ class Walk:
             self._require_stated_note(line, following)
         if self._strict and kind == "checkpoint" and record["signed_by"] != self._trail.last_signers:
             raise FaultError("statement", seq, seq, detail="signed_by is not who signed the checkpoint")
-        if kind == "log.recovered":
+        if kind == "log.key_rotate" and record["purpose"] == "checkpoint":
+            begun = self._rotations.start if self._rotations.stop == seq else seq
+            self._rotations = range(begun, seq + 1)
+        elif kind == "log.recovered":
+            # A change of the key just before is the first record of the recovery.
+            begun = self._rotations.start if self._rotations.stop == seq else seq
+            found = range(max(self.good.size, self.own_anchor.size), begun)
+            self._recovery = found.start if found else begun
+            self.as_found = found or None
             self._keys.recovered()
             self._ended = self._recovered = True
         elif kind == "log.close":
@@ -247,20 +259,24 @@ class Walk:
             root = root or self.frontier.root()
             self._check_note(note.head, root)
             self._trail.take()
-        while self._heads and self._heads[0].head.size == size:
+        while self._heads and self._heads[0].size == size:
             root = root or self.frontier.root()
-            if self._heads[0].head.root != root:
+            head = self._heads[0]
+            if head.root != root:
                 good = self.good_head.size
-                raise FaultError("head", good, max(size - 1, good), at="end", detail=f"over {size} records")
+                raise FaultError("head", good, max(size - 1, good), at="end", detail=head.words)
             self._heads.pop(0)
-            self.good_head = self.anchor = self._mark(root)
+            if head.note is not None:
+                self.good_head = self._mark(root)
+                if self.anchor.size == size or self._keys.vouch_for(head.note):
+                    self.anchor = self.own_anchor = self.good_head
         while self._expected and self._expected[0][0] <= size:
             expected_size, expected_root = self._expected.pop(0)
             root = root or self.frontier.root()
             if expected_size == size and expected_root != root:
                 raise FaultError("tombstone", self._good_expected, max(size - 1, self._good_expected), at="end")
             self._good_expected = size
-        due = [one.head.size for one in self._heads[:1]] + [one for one, _ in self._expected[:1]]
+        due = [one.size for one in self._heads[:1]] + [one for one, _ in self._expected[:1]]
         following = self._trail.peek(size)
         if following is not None and following.head is not None:
             due.append(following.head.head.size)
@@ -278,6 +294,9 @@ class Walk:
             raise FaultError(error.fault, seq, last, at="note", detail=error.detail) from None
         self.checkpoints += 1
         self.good = self._mark(root)
+        if self.as_found is not None and self.own_anchor.size < self.as_found.stop:
+            # Recovery signed this, and nobody vouches for what it found.
+            return
         if trusted:
             self.anchor = self.good
         self.own_anchor = self.good
@@ -304,12 +323,17 @@ class Walk:
         note = self._trail.peek(size)
         if note is not None and note.problem is not None and not (in_use and note.problem == "note_torn"):
             raise FaultError(note.problem, self.good.size, max(size - 1, self.good.size), at="note")
-        beyond = [one.head.size for one in self._heads[-1:]]
+        beyond = [one.size for one in self._heads[-1:]]
         if note is not None and note.head is not None and self._trail.was_there(note):
             beyond.append(note.head.head.size)
         beyond += [one for one, _ in self._expected[-1:]]
         if beyond:
-            raise FaultError("truncated", size, max(beyond) - 1, at="end", detail=f"{max(beyond)} records were signed")
+            # An end that recovery wrote is not what stood there before the log was cut off.
+            seq = size if self._recovery is None or not self.statements.closed else self._recovery
+            detail = f"{max(beyond)} records were signed"
+            if self._heads and self._heads[-1].size == max(beyond) and self._heads[-1].by is not None:
+                detail += f", as log.open of {self._heads[-1].by} says"
+            raise FaultError("truncated", seq, max(beyond) - 1, at="end", detail=detail)
 
     def _misfit(self, line: bytes, record: dict[str, Any], following: bytes | None) -> None:
         """Say why a line is not the next record; a first record without a log id to compare with names it."""

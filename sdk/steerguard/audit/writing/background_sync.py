@@ -32,7 +32,7 @@ class BackgroundSync:
         try:
             self._descriptor = self._segments.duplicate()
         except OSError:
-            # There are too many open files.
+            # There are too many open files, or the segment was removed or moved: a sync under the lock will tell.
             return False
         return True
 

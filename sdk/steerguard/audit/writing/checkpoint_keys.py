@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from pathlib import Path
 from typing import Final
 
-from steerguard.audit.evidence.durable import sync_directory
+from steerguard.audit.evidence.durable import replaced
 from steerguard.audit.evidence.note import NoteKey
 from steerguard.audit.settings import CheckpointSettings
 from steerguard.audit.writing.anchor import CheckpointSigner
@@ -58,18 +56,8 @@ def write_verifier_key(path: Path, key: NoteKey) -> None:
     try:
         if path.exists() and path.read_bytes() == content:
             return
-        staged = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        try:
-            with open(descriptor, "wb") as file:  # noqa: PTH123 - made with its final mode
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)
-            staged.replace(path)
-        except BaseException:
-            staged.unlink(missing_ok=True)
-            raise
-        sync_directory(path.parent)
+        with replaced(path, mode=0o644) as file:
+            file.write(content)
     except OSError as error:
         raise AuditKeyError(
             "The public key for checkpoints cannot be written.",

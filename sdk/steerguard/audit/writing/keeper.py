@@ -44,7 +44,7 @@ class Keeper:
 
     def wake(self) -> bool:
         """Let the thread look again how long it may sleep; return whether there is a thread."""
-        if self._thread is None and not self._start():
+        if not self._is_running and not self._start():
             return False
         self._wake.set()
         return True
@@ -56,7 +56,7 @@ class Keeper:
 
     def join(self) -> None:
         """Wait for the end of the thread, unless this is it."""
-        if self._thread is not None and not self.is_current:
+        if self._thread is not None and self._is_running and not self.is_current:
             self._thread.join(_STOP_SECONDS)
 
     def end_with(self, function: Callable[[], None]) -> None:
@@ -64,14 +64,20 @@ class Keeper:
         self._at_end = function
         self._stopped = True
 
+    @property
+    def _is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
     def _start(self) -> bool:
         thread = threading.Thread(target=self._run, name=f"steerguard-audit-{self._kept.log_id}", daemon=True)
+        # Before the start: an interrupt during it leaves a thread that runs.
+        self._thread = thread
         try:
             thread.start()
         except RuntimeError:
             # The system has no thread left, or the interpreter is ending.
+            self._thread = None
             return False
-        self._thread = thread
         return True
 
     def _run(self) -> None:

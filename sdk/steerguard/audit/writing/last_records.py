@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steerguard.audit.copies import CheckpointCopy
-from steerguard.audit.evidence.chain_state import EMPTY_CHAIN
+from steerguard.audit.evidence.chain_state import EMPTY_CHAIN, ChainState
 from steerguard.audit.evidence.checkpoint import SignedHead
 from steerguard.audit.evidence.checkpoint_file import CheckpointFile
 from steerguard.audit.evidence.durable import sync_directory, sync_file
@@ -71,10 +71,11 @@ class LastRecords:
         signed = self._notes[-1].head.size if self._notes else 0
         if signed > left.state.seq:
             raise damaged(path, f"{left.state.seq} records where {signed} were signed")
+        mono = _next_mono(left.last or left.time_of, path)
         closed = left.last is not None and left.last["type"] == "log.close"
         key_differs = self._key_differs(left)
-        if closed and signed < left.state.seq and (left.torn or key_differs):
-            # Nobody can sign this end as it is, so the log is ended anew.
+        if closed and signed < left.state.seq and (left.torn or key_differs or not left.ended_before_last):
+            # An end that its process did not sign may have been put there, and a torn one nobody can sign: it is ended anew.
             left.set_last_aside()
             closed = False
         aside = self._set_aside(left, torn_note)
@@ -83,7 +84,7 @@ class LastRecords:
             sink = FileSink.resume(path, left.size, left.digest)
         else:
             sink = FileSink.create(path)
-        writer = self._writer(sink, left)
+        writer = self._writer(sink, left.state, mono)
         try:
             self._own.cut()
             if not closed:
@@ -147,6 +148,8 @@ class LastRecords:
             unsynced_records=None,
             checkpoint_key=self._by.signer.key.text,
             previous=None,
+            previous_size=None,
+            previous_root=None,
         )
 
     def _key_in_force(self, left: Survived) -> tuple[str, str] | None:
@@ -216,7 +219,7 @@ class LastRecords:
             os.close(descriptor)
         return path
 
-    def _writer(self, sink: FileSink, left: Survived) -> ChainWriter:
+    def _writer(self, sink: FileSink, state: ChainState, mono: int) -> ChainWriter:
         return ChainWriter(
             WriterParts(
                 log_id=self._log,
@@ -224,8 +227,8 @@ class LastRecords:
                 content=ContentRule(mode="none"),
                 anchor=Anchor(self._log, self._by.signer, self._own, self._by.copies, made=self._own.last),
             ),
-            left.state,
-            mono_us=_next_mono(left.last or left.time_of),
+            state,
+            mono_us=mono,
         )
 
     def _retire(self, last: int) -> None:
@@ -235,9 +238,12 @@ class LastRecords:
                 path.chmod(FINISHED_MODE)
 
 
-def _next_mono(last: dict[str, Any] | None) -> int:
+def _next_mono(last: dict[str, Any] | None, path: Path) -> int:
     """Return the time of the log's own clock in microseconds: it went on as the wall clock did, and never back."""
     if last is None:
         return 0
-    passed = datetime.now(UTC) - datetime.fromisoformat(str(last["t"]))
-    return int(last["mono"]) + max(0, round(passed.total_seconds() * 1e6))
+    try:
+        passed = datetime.now(UTC) - datetime.fromisoformat(str(last["t"]))
+        return int(last["mono"]) + max(0, round(passed.total_seconds() * 1e6))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise damaged(path, "a last record that does not say when it was written") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -65,6 +66,7 @@ class LineChain:
         self._sealed = sealed
         self._schedule = schedule
         self._attempt: _Attempt | None = None
+        self._middle = threading.Lock()
         self.use_content(content)
 
     @property
@@ -95,6 +97,23 @@ class LineChain:
         self.require_open()
         if self._attempt is not None:
             self._settle()
+
+    def alone(self) -> threading.Lock:
+        """Return what a caller holds besides its owner's lock, which lets the same thread in again.
+
+        Both are locks of the interpreter, so that no interrupt comes between a lock and its block.
+
+        Raises:
+            AuditError: this thread is in the middle of a record: a signal handler, a finalizer, a sink or a copy came
+                back to its log. Waiting would never end.
+        """
+        if self._middle.locked():
+            raise AuditError(
+                "The audit log was called by the thread that it is just working for.",
+                where=self.log_id,
+                next_step="Use the log neither in signal handlers and finalizers nor in its own sinks, signers and copies.",
+            )
+        return self._middle
 
     def refuse(self, reason: str) -> None:
         """Take no more records; the first reason counts."""
@@ -141,6 +160,10 @@ class LineChain:
             if durable:
                 self.sync()
         except AuditSinkError:
+            # Mostly the sink's own, after which it is as before or refuses by itself. But a signal handler that records
+            # in another log can break in with one too, so the sink is asked all the same.
+            with suppress(AuditSinkError):
+                self._adopt(self._attempt)
             self._attempt = None
             raise
         except BaseException:
@@ -156,6 +179,9 @@ class LineChain:
         except AuditSinkError:
             raise
         except Exception as error:
+            if self._settling is not None:
+                # Of a signal handler that broke in: the sink is asked what it left.
+                raise
             # A sink of the caller's can raise anything.
             self.refusal = UNKNOWN_END
             raise self.failure(_named(error)) from error
@@ -174,6 +200,9 @@ class LineChain:
             self.refusal = UNSYNCED
             raise
         except Exception as error:
+            if self._settling is not None:
+                # Of a signal handler that broke in: the next sync makes up for this one.
+                raise
             self.refusal = UNSYNCED
             raise self.failure(_named(error)) from error
         self._schedule.synced()
@@ -184,17 +213,21 @@ class LineChain:
         Raises:
             AuditSinkError: that is not possible, so the log refuses everything from now on.
         """
-        attempt = self._attempt
-        if attempt is None:
+        if self._attempt is None:
             return
-        if attempt.start is None or self._settling is None:
-            self.refusal = UNKNOWN_END
-            raise self.failure(UNKNOWN_END)
         try:
-            kept = self._settling.settle(attempt.start, attempt.line)
+            if self._settling is None:
+                raise self.failure(UNKNOWN_END)
+            self._adopt(self._attempt)
         except AuditSinkError:
-            self.refusal = UNKNOWN_END
+            self.refuse(UNKNOWN_END)
             raise
+
+    def _adopt(self, attempt: _Attempt | None) -> None:
+        """Take over what a sink that can tell holds of an attempt."""
+        if attempt is None or attempt.start is None or self._settling is None:
+            return
+        kept = self._settling.settle(attempt.start, attempt.line)
         self.state = attempt.after if kept else attempt.before
         self._attempt = None
 

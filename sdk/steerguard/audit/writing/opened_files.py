@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from steerguard.audit.evidence.checkpoint_file import CheckpointFile
-from steerguard.audit.evidence.layout import checkpoints_name, logs_in, segment_name
+from steerguard.audit.evidence.layout import LogFiles, checkpoints_name, logs_in, segment_name
 from steerguard.audit.writing.segments import Segments
 from steerguard.errors import AuditSinkError, AuditVerificationError
 
@@ -45,13 +45,15 @@ class OpenedFiles:
 
 
 def newest_log(directory: Path) -> str | None:
-    """Return the id of the newest log in a directory.
+    """Return the id of the newest log in a directory that anything was written to.
+
+    A log that is just being made may be given up again, so it is not named: it would be missed for ever.
 
     Raises:
         AuditSinkError: the directory cannot be read.
     """
     try:
-        logs = [files.log for files in logs_in(directory) if files.segments or files.checkpoints is not None]
+        logs = logs_in(directory)
     except AuditVerificationError as error:
         raise AuditSinkError(
             "The directory for audit logs cannot be read.",
@@ -60,7 +62,17 @@ def newest_log(directory: Path) -> str | None:
             found=error.found,
             next_step="Give a directory that this process can read and write.",
         ) from error
-    return max(logs, default=None)
+    return next((files.log for files in reversed(logs) if _is_begun(files)), None)
+
+
+def _is_begun(files: LogFiles) -> bool:
+    own = () if files.checkpoints is None else (files.checkpoints,)
+    for path in (*own, *(path for _, path in files.segments)):
+        # What vanishes meanwhile was pruned or given up.
+        with suppress(FileNotFoundError):
+            if path.lstat().st_size:
+                return True
+    return False
 
 
 def _remove(directory: Path, log: str) -> None:

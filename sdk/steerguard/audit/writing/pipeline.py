@@ -161,12 +161,16 @@ def carry_context(_chain: ChainEnd, _method: str, record: Fields) -> Fields:
 
 
 def _context_text(value: object) -> str | None:
-    """Return the value escaped to ASCII; None for a value of another kind, or an integer too long to be written out."""
+    """Return the value escaped to ASCII; None for a value of another kind, or an integer too long to be written out.
+
+    What a subclass says of itself is not asked.
+    """
     if isinstance(value, str):
         return escaped(str.__str__(value))
     if isinstance(value, int):
-        return str(int(value)) if value.bit_length() <= 4 * CONTEXT_LENGTH else None
-    return str(value) if isinstance(value, UUID) else None
+        number = int.__int__(value)
+        return str(number) if number.bit_length() <= 4 * CONTEXT_LENGTH else None
+    return UUID.__str__(value) if isinstance(value, UUID) else None
 
 
 def allow_listed(_chain: ChainEnd, _method: str, record: Fields) -> Fields:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from steerguard.audit.evidence.checkpoint import SignedHead, parse_head, split_n
 from steerguard.audit.evidence.checkpoint_file import CheckpointFile, last_whole_note
 from steerguard.audit.evidence.layout import log_at, logs_in
 from steerguard.audit.writing.last_records import LastRecords, Recoverer
+from steerguard.audit.writing.survived import damaged
 from steerguard.errors import AuditError
 
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -52,7 +54,10 @@ def recover_logs(directory: Path, recoverer: Recoverer) -> tuple[str, ...]:
 def _recover(path: Path, recoverer: Recoverer) -> bool:
     """Finish one log; return whether there was anything to finish."""
     try:
-        if not path.lstat().st_mode & _WRITABLE:
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            raise damaged(path, "no regular file")
+        if not mode & _WRITABLE:
             return False
         descriptor = os.open(path, _FLAGS)
     except FileNotFoundError:

@@ -59,11 +59,6 @@ class Schedule:
         self._due_at = NEVER
         self.covered(seq)
 
-    @property
-    def is_timed(self) -> bool:
-        """Whether something falls due by time alone, so that a background thread is needed."""
-        return self._interval or self._checkpoints is not None
-
     def mark(self, *, durable: bool) -> bool:
         """Take note of a record that is about to be written; return whether it must be synced at once."""
         if self._uncovered_since is None and self._checkpoints is not None:

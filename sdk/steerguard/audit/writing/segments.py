@@ -6,7 +6,15 @@ import os
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from steerguard.audit.evidence.durable import NEW_LOG, REMOVED, is_removed, sync_directory, sync_file
+from steerguard.audit.evidence.durable import (
+    DISPLACED,
+    NEW_LOG,
+    REMOVED,
+    is_displaced,
+    is_removed,
+    sync_directory,
+    sync_file,
+)
 from steerguard.audit.evidence.layout import FINISHED_MODE, MAX_SEGMENTS, segment_name
 from steerguard.audit.sinks import FileSink
 from steerguard.errors import AuditSinkError
@@ -76,16 +84,33 @@ class Segments:
         return self._row.current.settle(start, line)
 
     def sync(self) -> None:
-        """Wait until the current segment is on the medium; see `FileSink.sync`."""
-        self._row.current.sync()
-
-    def duplicate(self) -> int:
-        """Return a descriptor of its own of the current segment, for `sync_duplicate`.
+        """Wait until the current segment is on the medium, in its place; see `FileSink.sync`.
 
         Raises:
-            OSError: there are too many open files.
+            AuditSinkError: the medium reported an error, or the segment was removed, moved or replaced.
         """
-        return os.dup(self._row.current.descriptor)
+        self._row.current.sync()
+        try:
+            displaced = is_displaced(self._row.current.descriptor, self.path)
+        except OSError as error:
+            raise self._failure(error.strerror, NEW_LOG) from error
+        if displaced:
+            raise self._failure(DISPLACED, NEW_LOG)
+
+    def duplicate(self) -> int:
+        """Open the current segment once more, for `sync_duplicate`.
+
+        The system reports a failed write only once for each time that a file was opened. So a copy of the descriptor
+        would not do: the background could learn of a failure, and a record that is synced meanwhile would not.
+
+        Raises:
+            OSError: it cannot be opened, or its name leads elsewhere.
+        """
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        if not os.path.sameopenfile(descriptor, self._row.current.descriptor):
+            os.close(descriptor)
+            raise FileNotFoundError(0, DISPLACED)
+        return descriptor
 
     def sync_duplicate(self, descriptor: int) -> None:
         """Wait until what was written so far is on the medium, while others go on writing; the descriptor is left open.

@@ -6,6 +6,7 @@ Only the segment that was being written is read, line by line; the tree over the
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +92,8 @@ def survived(path: Path, log: str, segment: int, heads: Sequence[TreeHead]) -> S
     """
     expected = {head.size: head.root for head in heads}
     found = Survived(EMPTY_CHAIN)
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise damaged(path, "no regular file")
     with path.open("rb") as file:
         for line in file:
             record = _record(line, log)
@@ -132,7 +135,7 @@ def _record(line: bytes, log: str) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or record.get("log") != log or type(record.get("seq")) is not int:
         return None
-    return record
+    return record if isinstance(record.get("type"), str) else None
 
 
 def _start(record: dict[str, Any], segment: int, path: Path) -> ChainState:

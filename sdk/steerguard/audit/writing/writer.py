@@ -63,7 +63,7 @@ class ChainWriter:
         self._segments = parts.sink if isinstance(parts.sink, Segments) else None
         self._anchor = parts.anchor
         self._sealed = parts.sealed
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._keeper = Keeper(self)
         self._schedule = Schedule(
             parts.durability,
@@ -97,9 +97,9 @@ class ChainWriter:
         Raises:
             AuditSinkError: the line could not be written, something that was due before it could not be done, or the
                 log is closed or broken.
-            AuditError: the event does not fit the schema of audit records.
+            AuditError: the event does not fit the schema of records, or this thread is in the middle of another.
         """
-        with self._lock:
+        with self._lock, self._chain.alone():
             self._prepare()
             return self._chain.send(body)
 
@@ -121,7 +121,7 @@ class ChainWriter:
         Raises:
             AuditSinkError: it could not be signed, or kept in every place.
         """
-        with self._lock:
+        with self._lock, self._chain.alone():
             self._prepare()
             return self._checkpoint()
 
@@ -132,7 +132,7 @@ class ChainWriter:
             AuditSinkError: the segment cannot be made, or the one so far cannot be signed.
             AuditError: the log has no segments.
         """
-        with self._lock:
+        with self._lock, self._chain.alone():
             if self._segments is None:
                 raise AuditError("A log with a sink of its own has no segments.", where=self.log_id)
             self._prepare()
@@ -156,7 +156,7 @@ class ChainWriter:
             self._chain.use_content(ContentRule(mode="hmac", key_id=key_id))
             then()
 
-        with self._lock:
+        with self._lock, self._chain.alone():
             self._prepare()
             self._change_with(body, put_in_force)
 
@@ -181,7 +181,7 @@ class ChainWriter:
             self._schedule.demand()
             then()
 
-        with self._lock:
+        with self._lock, self._chain.alone():
             self._prepare()
             previous, key = anchor.key, signer.key
             body = LogKeyRotate(
@@ -199,7 +199,7 @@ class ChainWriter:
             AuditSinkError: something of this failed; the log is released all the same, and the next process that opens
                 a log in the directory finishes it.
         """
-        with self._lock:
+        with self._lock, self._chain.alone():
             try:
                 if self._chain.refusal is None:
                     self._ready()
@@ -215,7 +215,7 @@ class ChainWriter:
         Raises:
             AuditSinkError: as `close`.
         """
-        with self._lock:
+        with self._lock, self._chain.alone():
             try:
                 self._finish()
             finally:
@@ -262,7 +262,7 @@ class ChainWriter:
         """Do what fell due by time, in the background thread; what fails is due, and raised, at the next record."""
         try:
             self._sync_in_background()
-            with self._lock:
+            with self._lock, self._chain.alone():
                 if self._chain.refusal is None and self._schedule.in_background().sign:
                     self._ready()
                     self._checkpoint()
@@ -274,7 +274,7 @@ class ChainWriter:
 
     def _sync_in_background(self) -> None:
         """Sync outside of the lock, so that nobody who records is held up."""
-        with self._lock:
+        with self._lock, self._chain.alone():
             if self._chain.refusal is not None or not any(self._schedule.in_background()):
                 return
             background = self._background
@@ -286,7 +286,7 @@ class ChainWriter:
         try:
             background.run()
         except AuditSinkError:
-            with self._lock:
+            with self._lock, self._chain.alone():
                 self._chain.refuse(UNSYNCED)
             raise
 

@@ -163,13 +163,27 @@ def test_what_fails_is_named_and_nothing_of_the_text_is_told(opened, mode, redac
     assert caught.value.__cause__ is caught.value.__context__ is None
 
 
-def test_a_class_name_that_is_no_name_is_not_told(opened):
+@pytest.mark.parametrize("name", [SECRET, SECRET.replace(" ", "_")])
+def test_a_class_name_that_no_code_states_is_not_told(opened, name):
     def raising(_text):
-        raise type(SECRET, (Exception,), {})
+        raise type(name, (Exception,), {})
 
     with pytest.raises(AuditError) as caught:
         row_content(opened("hmac", redactors=(raising,)), "request-1", 0, PROMPT, None, text=decode)
-    assert SECRET not in str(caught.value)
+    assert name not in str(caught.value)
+
+
+class _QuotingText(str):
+    __slots__ = ()
+
+    def encode(self, *_arguments):
+        raise ValueError(SECRET)
+
+
+def test_a_text_of_a_class_of_its_own_is_taken_by_its_characters(opened, key):
+    log = opened("hmac", redactors=(lambda _: _QuotingText("left"),))
+    content = row_content(log, "request-1", 0, PROMPT, None, text=decode)
+    assert content.prompt == key.tag_text("left")
 
 
 @pytest.mark.parametrize("result", [None, b"bytes", 3])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from steerguard.audit.privacy.sealed_slots import ERASED, SLOT_BYTES, WRAPPED_OFFSET, Place, Slot, open_slot, slots_in
@@ -105,6 +107,22 @@ def test_a_changed_slot_is_altered(tmp_path, rows, offset):
 def test_a_changed_ciphertext_is_altered(tmp_path, rows, offset):
     _changed(tmp_path / rows[0].file, offset, b"\x01")
     with pytest.raises(ContentAlteredError):
+        _open(tmp_path, rows[0])
+
+
+@pytest.mark.parametrize("beyond", [2**40, 2**63, 2**64 - 1])
+def test_a_slot_whose_offset_lies_beyond_the_file_is_altered(tmp_path, rows, beyond):
+    _changed(tmp_path / f"{LOG}.000000.keys", 8, beyond.to_bytes(8, "big"))
+    with pytest.raises(ContentAlteredError):
+        _open(tmp_path, rows[0])
+
+
+@pytest.mark.parametrize("suffix", ["keys", "sealed"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path, rows, suffix):
+    path = tmp_path / f"{LOG}.000000.{suffix}"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(AuditContentError):
         _open(tmp_path, rows[0])
 
 

@@ -89,8 +89,15 @@ def test_rows_go_to_the_files_of_the_segment(tmp_path, store):
     assert _opened(tmp_path, third, row=2) == b"three"
 
 
-@pytest.mark.parametrize("req", ["", "x" * 129, "réq"])
-def test_a_request_id_that_has_no_place_is_refused(tmp_path, store, req):
+@pytest.mark.parametrize("row", [-1, 2**32])
+def test_a_row_that_has_no_place_is_refused(tmp_path, store, row):
+    with pytest.raises(AuditError):
+        store.append(b"content", req="request-1", row=row)
+    assert _names(tmp_path) == []
+
+
+@pytest.mark.parametrize("req", ["", "x" * 129, "réq", "a b", "a\n", "a\x00", "-a"])
+def test_a_request_id_that_no_record_can_hold_is_refused_for_it_could_not_be_erased(tmp_path, store, req):
     with pytest.raises(AuditError):
         store.append(b"content", req=req, row=0)
     assert _names(tmp_path) == []

@@ -110,6 +110,17 @@ def test_what_a_key_service_raises_is_named_and_not_quoted():
         assert caught.value.__cause__ is caught.value.__context__ is None
 
 
+def test_a_class_name_that_a_key_service_made_is_not_told():
+    def failing(content: bytes, associated: bytes) -> bytes:
+        raise type(f"key {content.hex()}", (Exception,), {})
+
+    key = SealingKey.of_functions("0a1b2c3d", failing, failing)
+    for call in (key.wrap, key.unwrap):
+        with pytest.raises(AuditKeyError) as caught:
+            call(DATA_KEY, b"")
+        assert DATA_KEY.hex() not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "result", [b"", bytes(60), bytes([1]) * (MAX_WRAPPED_BYTES + 1), DATA_KEY, b"x" + DATA_KEY, None, "text"]
 )

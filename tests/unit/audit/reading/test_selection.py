@@ -3,10 +3,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from tests.audit_events import LOG, OTHER_LOG, SAMPLES, decision, refusal, request, sized_content
+from tests.audit_events import LOG, OTHER_LOG, SAMPLES, refusal, request
 from tests.chained_logs import record
 
-from steerguard.audit.reading.selection import Selection, announces, event_types, fits, moment
+from steerguard.audit.reading.selection import Selection, event_types, fits, moment
 from steerguard.audit.records.events import RECORDS
 from steerguard.errors import AuditError
 
@@ -144,9 +144,3 @@ def test_a_deeply_nested_record_does_not_fit():
     for _ in range(600):
         deep = [deep]
     assert not fits({**DECISION, "readings": deep})
-
-
-def test_a_decision_before_the_answer_announces():
-    assert announces(record(decision(content=sized_content(answer=None))))
-    assert not announces(record(decision(content=sized_content(answer=0))))
-    assert not announces(record(request()))

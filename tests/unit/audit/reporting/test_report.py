@@ -257,7 +257,8 @@ def test_announcements_of_streams_are_counted_apart(tmp_path, day):
     day.record(2, whole)
     day.close(3)
     document = figures_of(tmp_path)
-    assert (document["announced"], document["totals"]["decisions"]) == (1, 1)
+    assert (document["totals"]["announced"], document["totals"]["decisions"]) == (1, 1)
+    assert sum(span["applied"]["guide"] for span in document["volume"]["spans"]) == 1
 
 
 def test_memory_is_bounded_in_readers_thresholds_and_happenings():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from steerguard.audit.upkeep.erase import SealedRows, erase_request, sealed_rows
 from steerguard.audit.upkeep.hold import place_hold, release_hold
 from steerguard.audit.upkeep.unsealing import unsealed_rows
 from steerguard.audit.verify import verify_directory
-from steerguard.errors import AuditError, AuditSinkError, LegalHoldError
+from steerguard.errors import AuditContentError, AuditError, AuditSinkError, LegalHoldError
 
 KEY = SealingKey.of_secret(bytes(range(32)))
 
@@ -202,3 +203,22 @@ def test_nothing_is_read_from_a_log_that_does_not_verify(directory):
     path.write_bytes(path.read_bytes().replace(b'"slot":0', b'"slot":2', 1))
     with pytest.raises(AuditError, match="logs that verify"):
         unsealed_rows(directory, "keep-me", KEY)
+
+
+def test_a_pipe_in_place_of_a_keys_file_is_not_waited_for(directory):
+    path = next(directory.glob("*.keys"))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(AuditContentError):
+        erase_request(directory, "erase-me", reason="a test")
+
+
+@pytest.mark.parametrize("payload", [b"\xff secret", b"secret", b"[1]", b"[" * 100_000, b"3" * 5000])
+def test_content_that_is_no_json_object_is_an_error_of_its_row_and_is_not_told(tmp_path, context, decide, payload):
+    with AuditLog.open(tmp_path, content="encrypted", sealing=KEY) as log:
+        content = row_content(log, "request-1", 0, [1], [7], text=None)
+        sealed = log.seal(payload, req="request-1", row=0)
+        record = decision_event(decide(), context, content=content.model_copy(update={"sealed": sealed}))
+        log.record(record)
+    (row,) = unsealed_rows(tmp_path, "request-1", KEY)
+    assert (row.content, row.error) == (None, "ContentAlteredError")

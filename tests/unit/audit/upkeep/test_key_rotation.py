@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -194,3 +196,45 @@ def test_a_run_that_was_interrupted_is_finished_by_the_next(directory, monkeypat
     read(path)
     assert events(directory)
     assert verify_directory(directory).status == "ok"
+
+
+def test_what_a_planted_link_leads_to_is_never_overwritten(directory, tmp_path_factory):
+    victim = tmp_path_factory.mktemp("elsewhere") / "victim"
+    victim.write_bytes(b"of somebody else")
+    (directory / "checkpoint.01234567.destroy").symlink_to(victim)
+    with pytest.raises(AuditKeyError, match="cannot be replaced"):
+        rotate_checkpoint_key(directory, destroy_old=True)
+    assert victim.read_bytes() == b"of somebody else"
+
+
+@pytest.mark.parametrize("link", [True, False])
+@pytest.mark.parametrize("destroy", [True, False])
+def test_an_old_key_does_not_vanish_behind_a_name_that_is_taken(directory, tmp_path_factory, link, destroy):
+    old = vkey(directory)
+    content = (directory / "checkpoint.key").read_bytes()
+    taken = directory / f"checkpoint.{old.hash}.{'destroy' if destroy else 'key'}"
+    victim = tmp_path_factory.mktemp("elsewhere") / "victim"
+    victim.write_bytes(b"of somebody else")
+    if link:
+        taken.symlink_to(victim)
+    else:
+        taken.write_bytes(b"of somebody else")
+    with pytest.raises(AuditKeyError, match="is taken"):
+        key_rotation._exchange(directory / "checkpoint.key", old.hash, destroy=destroy)
+    assert (directory / "checkpoint.key").read_bytes() == content
+    assert victim.read_bytes() == b"of somebody else"
+
+
+def test_a_next_key_that_another_user_put_there_is_not_introduced(directory, monkeypatch):
+    planted = directory / "checkpoint.next.key"
+    SigningKey.create(planted)
+    lstat = Path.lstat
+
+    def of_another_user(path):
+        found = lstat(path)
+        return os.stat_result((*found[:4], found.st_uid + 1, *found[5:])) if path == planted else found
+
+    monkeypatch.setattr(Path, "lstat", of_another_user)
+    with pytest.raises(AuditKeyError, match="put there by another user"):
+        rotate_checkpoint_key(directory)
+    assert events(directory) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tests.built_audit_logs import FOREIGN_KEY, KEY, NEXT_KEY, PINNED, Builder, events, log_id, note_key
 
@@ -109,7 +111,69 @@ def test_recovery_under_another_key_is_a_warning_and_anchors_nothing(tmp_path):
     assert (report.status, report.anchored, report.recovered, report.closed) == ("ok", fixed, True, True)
     assert any("another key" in warning for warning in report.warnings)
     both = report_of(tmp_path, Pins(keys=(PINNED, note_key(NEXT_KEY))))
-    assert both.unanchored == 0
+    assert (both.anchored, both.as_found) == (fixed, builder.seq - 3 - fixed)
+
+
+def test_what_recovery_found_rests_on_no_checkpoint_of_the_dead_process(tmp_path):
+    builder = Builder()
+    events(builder, 7, every=3)
+    builder.event()
+    builder.event()
+    fixed = builder.built.notes[-1][0]
+    recovered = builder.seq
+    builder.recover(builder.built.log).write(tmp_path)
+    for pins in (PINS, Pins()):
+        report = report_of(tmp_path, pins)
+        assert (report.status, report.anchored, report.as_found) == ("ok", fixed, recovered - fixed)
+        assert report.unanchored == report.size - fixed
+        assert report.warnings[0] == (
+            f"{recovered - fixed} records (seq {fixed} to {recovered - 1}) had no checkpoint when the process died; "
+            "their first checkpoint is the one that recovery signed"
+        )
+    assert not verify_directory(tmp_path, PINS).anchored
+
+
+def test_nothing_is_as_found_where_a_checkpoint_covers_the_last_record_before_recovery(tmp_path):
+    builder = Builder()
+    events(builder, 4)
+    builder.note()
+    builder.recover(builder.built.log, signer=NEXT_KEY).write(tmp_path)
+    report = report_of(tmp_path, Pins(keys=(PINNED, note_key(NEXT_KEY))))
+    assert (report.as_found, report.unanchored, report.recovered) == (0, 0, True)
+    assert not any("had no checkpoint" in warning for warning in report.warnings)
+
+
+def test_a_change_of_the_key_by_the_dead_process_is_as_found_when_records_follow_it(tmp_path):
+    builder = Builder()
+    builder.checkpoint()
+    fixed = builder.built.notes[-1][0]
+    builder.rotate_key(NEXT_KEY)
+    builder.event()
+    recovered = builder.seq
+    builder.recover(builder.built.log).write(tmp_path)
+    report = report_of(tmp_path)
+    assert (report.status, report.as_found, report.anchored) == ("ok", recovered - fixed, fixed)
+
+
+@pytest.mark.parametrize("reach", ["before", "at", "behind"])
+def test_a_checkpoint_kept_elsewhere_vouches_for_what_recovery_found(tmp_path, reach):
+    builder = Builder()
+    events(builder, 10, every=3)
+    fixed, recovered = builder.built.notes[-1][0], builder.seq
+    kept = {"before": builder.note, "at": builder.note}.get(reach)
+    head = None if kept is None else kept()
+    if head is not None:
+        builder.built.notes.pop()
+    if reach == "before":
+        builder.event()
+        recovered += 1
+    built = builder.recover(builder.built.log)
+    built.write(tmp_path)
+    head = head or parse_head(built.notes[-2][1][:-1])
+    report = report_of(tmp_path, Pins(keys=(PINNED,), heads=(head,)))
+    found = {"before": 1, "at": 0, "behind": recovered - fixed}[reach]
+    anchored = recovered - 1 if reach == "before" else report.size
+    assert (report.status, report.as_found, report.anchored) == ("ok", found, anchored)
 
 
 @pytest.mark.parametrize(
@@ -197,9 +261,17 @@ def test_a_key_is_pinned_by_its_text_or_its_file(tmp_path):
     path = tmp_path / "checkpoint.vkey"
     path.write_text(PINNED.text + "\n")
     assert pinned_key(PINNED.text) == pinned_key(str(path)) == PINNED
-    for wrong in ("nothing", "a+b+c", str(tmp_path)):
+    for wrong in ("nothing", "a+b+c", str(tmp_path), "a+" * 300, "a\0b", "a" * 300):
         with pytest.raises(AuditKeyError):
             pinned_key(wrong)
+
+
+def test_a_key_that_is_spelled_out_is_never_read_from_a_file_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    planted = Path(PINNED.text)
+    planted.parent.mkdir(parents=True)
+    planted.write_text(note_key(FOREIGN_KEY).text + "\n")
+    assert pinned_key(PINNED.text) == PINNED
 
 
 def test_the_bits_that_base64_leaves_unused_are_not_free(tmp_path):
@@ -222,3 +294,35 @@ def test_a_torn_segment_in_the_middle_is_a_fault(tmp_path):
     assert report_of(tmp_path).first_bad.fault == "torn"
     assert log_id(0) == built.log
     assert KEY.public == PINNED.public
+
+
+def test_a_later_log_that_took_over_a_planted_checkpoint_anchors_nothing(tmp_path):
+    builder = Builder()
+    events(builder, 4, every=3)
+    fixed = builder.built.notes[-1][0]
+    builder.event()  # written by somebody else, after the process died
+    signer, builder.signer = builder.signer, FOREIGN_KEY
+    builder.note()
+    later = Builder(1, previous=builder.built)
+    builder.built.notes.pop()
+    builder.signer = signer
+    builder.recover(later.built.log).write(tmp_path)
+    later.close().write(tmp_path)
+    report = verify_directory(tmp_path, PINS)
+    assert (report.status, report.logs[0].anchored, report.anchored) == ("ok", fixed, False)
+
+
+def test_with_a_pinned_key_a_checkpoint_from_elsewhere_anchors_only_if_a_trusted_key_signed_it(tmp_path):
+    builder = Builder()
+    builder.checkpoint()
+    builder.event()
+    ours = builder.note()
+    builder.built.notes.pop()
+    builder.signer = FOREIGN_KEY
+    planted = builder.note()
+    builder.built.notes.pop()
+    builder.built.write(tmp_path)
+    size = builder.seq
+    assert report_of(tmp_path, Pins(keys=(PINNED,), heads=(planted,))).anchored == 1
+    assert report_of(tmp_path, Pins(keys=(PINNED,), heads=(ours,))).anchored == size
+    assert report_of(tmp_path, Pins(heads=(planted,))).anchored == size

@@ -101,6 +101,17 @@ def test_a_tombstone_under_no_checkpoint_is_a_warning_and_not_anchored(tmp_path,
     assert any("no checkpoint that counts" in warning for warning in report.logs[0].warnings)
 
 
+def test_a_forged_tombstone_for_a_log_that_was_deleted_is_pointed_out(tmp_path, old):
+    Builder(1, previous=old.log).close().write(tmp_path)
+    forger = Builder(2)
+    forger.prune(old, (0, 3), whole=True)
+    forger.built.write(tmp_path)
+    report = verify_directory(tmp_path, PINS)
+    assert (report.status, report.anchored) == ("ok", False)
+    assert [old.log in warning for warning in report.warnings] == [True]
+    assert f"({forger.built.log}, record 1)" in report.warnings[0]
+
+
 def test_a_log_pruned_as_a_whole_is_not_missing(tmp_path, old):
     keeper = pruned(tmp_path, old, (0, 3), whole=True)
     for _ in range(2):
@@ -120,6 +131,40 @@ def test_a_log_that_something_names_and_that_is_not_there_is_missing(tmp_path, b
     report = verify_directory(tmp_path, PINS)
     assert (report.status, [one.log for one in report.missing]) == ("broken", [gone])
     assert report.logs[0].status == "ok"
+
+
+def test_an_end_that_may_have_been_cut_off_is_not_anchored(tmp_path, old):
+    old.write(tmp_path)
+    assert verify_directory(tmp_path, PINS).anchored
+    size, _ = old.notes[0]
+    (tmp_path / segment_name(old.log, 0)).write_bytes(b"".join(line + b"\n" for line in old.lines[:size]))
+    for number in (1, 2, 3):
+        (tmp_path / segment_name(old.log, number)).unlink()
+    (tmp_path / checkpoints_name(old.log)).write_bytes(old.notes[0][1])
+    report = verify_directory(tmp_path, PINS)
+    assert (report.status, report.logs[0].unanchored, report.anchored) == ("ok", 0, False)
+
+
+def test_a_log_that_is_named_and_was_emptied_is_not_anchored(tmp_path, old):
+    (tmp_path / segment_name(old.log, 0)).write_bytes(b"")
+    (tmp_path / checkpoints_name(old.log)).write_bytes(b"")
+    Builder(1, previous=old.log).close().write(tmp_path)
+    report = verify_directory(tmp_path, PINS)
+    assert (report.status, report.anchored) == ("ok", False)
+
+
+def test_a_log_alone_may_be_signed_by_a_key_that_another_log_introduces(tmp_path):
+    first = Builder()
+    first.rotate_key(NEXT_KEY)
+    first.close().write(tmp_path)
+    second = Builder(1, signer=NEXT_KEY, previous=first.built.log).close()
+    second.write(tmp_path)
+    report = verify_path(tmp_path / segment_name(second.log, 0), PINS)
+    assert (report.status, [log.log for log in report.logs]) == ("ok", [second.log])
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    second.write(alone)
+    assert verify_path(alone / segment_name(second.log, 0), PINS).logs[0].first_bad.fault == "unpinned"
 
 
 def test_a_key_of_a_pruned_log_that_nothing_names_must_be_pinned(tmp_path, old):

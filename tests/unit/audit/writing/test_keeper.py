@@ -12,85 +12,14 @@ import weakref
 
 import pytest
 import structlog
-from tests.audit_directories import records_in, types_in
+from tests.audit_directories import records_in, sizes, sound, types_in
+from tests.audit_writing import NEVER, Flaky, settings, wait_for
 
 from steerguard.audit.copies import CallableCopy
-from steerguard.audit.evidence.checkpoint import parse_head, split_notes
 from steerguard.audit.log import AuditLog
-from steerguard.audit.privacy.content import token_content
-from steerguard.audit.records.record import decision_event
-from steerguard.audit.settings import CheckpointSettings, Durability
+from steerguard.audit.settings import Durability
 from steerguard.audit.sinks import MemorySink
-from steerguard.audit.verify import verify_directory
 from steerguard.errors import AuditSinkError
-from steerguard.signing.keys import SigningKey
-
-SIGNER = SigningKey(bytes([3]) * 32)
-OTHER = SigningKey(bytes([4]) * 32)
-NEVER = Durability(mode="never")
-
-
-@pytest.fixture(autouse=True)
-def _no_keys_in_the_environment(monkeypatch):
-    for name in ("STEERGUARD_AUDIT_KEY", "STEERGUARD_CHECKPOINT_KEY", "STEERGUARD_AUDIT_SEALING_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def allow(decide, context):
-    return decision_event(decide(), context, content=token_content(None, [1, 2], [3]))
-
-
-@pytest.fixture
-def refuse(decide, context):
-    return decision_event(decide(applied="refuse"), context, content=token_content(None, [1, 2], [3]))
-
-
-@pytest.fixture
-def syncs(monkeypatch):
-    """Count the syncs of regular files."""
-    calls, sync = [], os.fdatasync
-
-    def counting(descriptor):
-        calls.append(threading.current_thread())
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fdatasync", counting)
-    return calls
-
-
-def sizes(folder, log):
-    return [parse_head(note).head.size for note in split_notes((folder / f"{log}.checkpoints").read_bytes())]
-
-
-def settings(**changes):
-    return CheckpointSettings(**{"signer": SIGNER, **changes})
-
-
-def sound(folder):
-    report = verify_directory(folder, strict=True)
-    assert report.status == "ok", report
-    return report
-
-
-def wait_for(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
-
-
-class Flaky:
-    """Fails as long as it is told to."""
-
-    def __init__(self):
-        self.down = True
-        self.notes = []
-
-    def publish(self, log, note):
-        self.notes.append(note)
-        if self.down:
-            raise AuditSinkError("The other place is down.")
 
 
 def test_the_background_thread_syncs_within_the_interval_and_nobody_waits(tmp_path, allow, syncs):
@@ -304,3 +233,47 @@ def test_a_child_that_is_forked_while_threads_record_has_a_log_and_a_thread_of_i
     reports = sound(tmp_path).logs
     assert len(reports) == 6
     assert all(report.closed for report in reports)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_died_is_followed_by_another(tmp_path, allow, syncs):
+    def leave(_log, _note):
+        if threading.current_thread() is not threading.main_thread():
+            raise SystemExit
+
+    copies = (CallableCopy(leave),)
+    with AuditLog.open(
+        tmp_path,
+        content="none",
+        durability=Durability(seconds=0.05),
+        checkpoints=settings(every_seconds=0.05, copies=copies),
+    ) as log:
+        first = log._writer._keeper._thread
+        wait_for(lambda: not first.is_alive())
+        log.record(allow)
+        log.record(allow)
+        wait_for(lambda: any(thread not in {first, threading.current_thread()} for thread in syncs))
+    sound(tmp_path)
+
+
+def test_an_interrupt_while_the_thread_starts_leaves_one_thread(tmp_path, allow, monkeypatch):
+    start = threading.Thread.start
+
+    def interrupted(thread):
+        start(thread)
+        if thread.name.startswith("steerguard-audit-"):
+            raise KeyboardInterrupt
+
+    log = AuditLog.open(tmp_path, content="none", durability=Durability(seconds=0.05), checkpoints=settings())
+    log._writer._keeper.stop()
+    log._writer.join()
+    log._writer._keeper._stopped = False
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            log.record(allow)
+    log.record(allow)
+    name = f"steerguard-audit-{log.log_id}"
+    assert [thread.name for thread in threading.enumerate()].count(name) == 1
+    log.close()
+    sound(tmp_path)

@@ -115,6 +115,30 @@ def test_a_text_that_cannot_be_shown_is_taken_by_its_characters():
         assert line_of(decision())["tenant"] == "acme"
 
 
+class OddNumber(int):
+    def bit_length(self):
+        raise ValueError(CANARY)
+
+    def __int__(self):
+        raise ValueError(CANARY)
+
+    def __str__(self):
+        return CANARY
+
+
+class OddUuid(uuid.UUID):
+    def __str__(self):
+        return CANARY
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(OddNumber(5), "5"), (OddUuid(int=5), "00000000-0000-0000-0000-000000000005")]
+)
+def test_what_a_number_or_id_says_of_itself_is_not_asked(value, text):
+    with bound_contextvars(tenant=value):
+        assert line_of(decision())["tenant"] == text
+
+
 def test_what_is_bound_to_none_is_not_recorded():
     with bound_contextvars(tenant=None):
         assert "tenant" not in line_of(decision())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -79,3 +80,23 @@ def test_a_removed_file_is_noticed_where_writing_to_it_succeeds(tmp_path, segmen
         segments.sync()
     with pytest.raises(AuditSinkError, match="earlier failure"):
         segments.write(b"line")
+
+
+def test_the_background_opens_the_segment_by_itself_so_that_a_failed_write_is_told_to_both(segments):
+    own, other = segments._row.current.descriptor, segments.duplicate()
+    try:
+        assert os.path.sameopenfile(own, other)
+        fcntl.fcntl(other, fcntl.F_SETFL, fcntl.fcntl(other, fcntl.F_GETFL) | os.O_NONBLOCK)
+        fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+        assert fcntl.fcntl(other, fcntl.F_GETFL) & os.O_NONBLOCK, "both descriptors are of one opening"
+    finally:
+        os.close(other)
+
+
+def test_a_segment_that_was_moved_is_not_opened_again(tmp_path, segments):
+    segments.path.rename(tmp_path / "moved")
+    with pytest.raises(OSError):  # noqa: PT011 - of any kind: the caller syncs under its lock instead
+        segments.duplicate()
+    segments.path.write_bytes(b"")
+    with pytest.raises(OSError, match="another took its place"):
+        segments.duplicate()

@@ -6,12 +6,11 @@ import hashlib
 import io
 import itertools
 import json
-import os
-import threading
 import time
 
 import pytest
-from tests.audit_directories import records_in, types_in
+from tests.audit_directories import records_in, sizes, sound, types_in
+from tests.audit_writing import NEVER, OTHER, SIGNER, settings
 
 from steerguard.audit.copies import DirectoryCopy, StreamCopy
 from steerguard.audit.evidence.checkpoint import parse_head, split_notes
@@ -21,65 +20,9 @@ from steerguard.audit.privacy.content import token_content
 from steerguard.audit.privacy.keys import ContentKey
 from steerguard.audit.privacy.sealing import SealingKey
 from steerguard.audit.records.record import decision_event
-from steerguard.audit.settings import CheckpointSettings, Durability, Rotation
+from steerguard.audit.settings import Durability, Rotation
 from steerguard.audit.sinks import MemorySink
-from steerguard.audit.verify import verify_directory
 from steerguard.errors import AuditError, AuditKeyError, SigningKeyError
-from steerguard.signing.keys import SigningKey
-
-SIGNER = SigningKey(bytes([3]) * 32)
-OTHER = SigningKey(bytes([4]) * 32)
-NEVER = Durability(mode="never")
-
-
-@pytest.fixture(autouse=True)
-def _no_keys_in_the_environment(monkeypatch):
-    for name in ("STEERGUARD_AUDIT_KEY", "STEERGUARD_CHECKPOINT_KEY", "STEERGUARD_AUDIT_SEALING_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def allow(decide, context):
-    return decision_event(decide(), context, content=token_content(None, [1, 2], [3]))
-
-
-@pytest.fixture
-def refuse(decide, context):
-    return decision_event(decide(applied="refuse"), context, content=token_content(None, [1, 2], [3]))
-
-
-@pytest.fixture
-def syncs(monkeypatch):
-    """Count the syncs of regular files."""
-    calls, sync = [], os.fdatasync
-
-    def counting(descriptor):
-        calls.append(threading.current_thread())
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fdatasync", counting)
-    return calls
-
-
-def sizes(folder, log):
-    return [parse_head(note).head.size for note in split_notes((folder / f"{log}.checkpoints").read_bytes())]
-
-
-def settings(**changes):
-    return CheckpointSettings(**{"signer": SIGNER, **changes})
-
-
-def sound(folder):
-    report = verify_directory(folder, strict=True)
-    assert report.status == "ok", report
-    return report
-
-
-def wait_for(condition, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def test_checkpoints_come_by_count_and_at_both_ends_of_the_last_record(tmp_path, allow):

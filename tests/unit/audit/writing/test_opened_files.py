@@ -1,0 +1,74 @@
+"""The files of a new log: which log it names as the one before, and what a failure leaves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from steerguard.audit.evidence.checkpoint_file import CheckpointFile
+from steerguard.audit.log import AuditLog
+from steerguard.audit.settings import CheckpointSettings
+from steerguard.audit.sinks import FileSink
+from steerguard.audit.verify import verify_directory
+from steerguard.audit.writing.opened_files import OpenedFiles, newest_log
+from steerguard.errors import AuditSinkError
+from steerguard.signing.keys import SigningKey
+
+SETTINGS = CheckpointSettings(signer=SigningKey(bytes([3]) * 32))
+LATER = "29991231T000000Z-0123456789abcdef"
+
+
+def opened(folder):
+    return AuditLog.open(folder, content="none", checkpoints=SETTINGS)
+
+
+def open_files():
+    return [number for number in range(256) if Path(f"/proc/self/fd/{number}").exists()]
+
+
+def test_a_log_that_another_process_gives_up_while_it_opens_is_not_missed_later(tmp_path):
+    with opened(tmp_path) as before:
+        files = OpenedFiles.create(tmp_path, LATER)
+        assert newest_log(tmp_path) == before.log_id
+        with opened(tmp_path):
+            # Its first record could not be written.
+            files.discard()
+    report = verify_directory(tmp_path, strict=True)
+    assert (report.status, report.missing) == ("ok", ())
+
+
+def test_a_log_with_a_first_record_is_named_and_a_finished_one_too(tmp_path):
+    assert newest_log(tmp_path) is None
+    log = opened(tmp_path)
+    assert newest_log(tmp_path) == log.log_id
+    log.close()
+    assert newest_log(tmp_path) == log.log_id
+    log_file = tmp_path / f"{log.log_id}.000000.jsonl"
+    log_file.unlink()
+    assert newest_log(tmp_path) == log.log_id, "its checkpoints are left"
+
+
+@pytest.mark.parametrize("make", [CheckpointFile.create, lambda folder, log: FileSink.create(folder / log)])
+def test_a_name_that_cannot_be_made_durable_leaves_no_open_file(tmp_path, monkeypatch, make):
+    def fail(_descriptor):
+        raise OSError(5, "Input/output error")
+
+    before = open_files()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(AuditSinkError, match="Input/output error"):
+            make(tmp_path, LATER)
+    assert open_files() == before
+
+
+def test_a_file_of_checkpoints_that_cannot_be_made_durable_leaves_no_name(tmp_path, monkeypatch):
+    def fail(_descriptor):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail)
+        with pytest.raises(AuditSinkError):
+            CheckpointFile.create(tmp_path, LATER)
+    assert list(tmp_path.iterdir()) == []
