@@ -301,7 +301,7 @@ class AuditLog:
             unsynced_us=self._durability.unsynced_us,
             unsynced_records=self._durability.unsynced_records,
             checkpoint_key=None if self._signer is None else self._signer.key.text,
-            **previous_log(None if self._own_sink is not None else self._directory),
+            **previous_log(None if self._own_sink is not None else self._directory, self.checkpoint_key),
         )
         files = None
         if self._own_sink is None:

@@ -6,6 +6,7 @@ There is no free text that a prompt could fill: every string has a pattern or, f
 
 from __future__ import annotations
 
+import codecs
 import re
 import sys
 from typing import Annotated, Final, Literal
@@ -80,9 +81,13 @@ def class_name(thing: object, otherwise: str = "Exception") -> str:
     return kind.__name__ if known and _CLASS_NAME.fullmatch(kind.__name__) else otherwise
 
 
+_ESCAPE = codecs.getencoder("unicode_escape")
+"""Found once: a child forked while another thread looks a codec up for the first time would wait for it for ever."""
+
+
 def escaped(text: str) -> str:
     r"""Return the text in printable ASCII, reversibly: `é` becomes `\xe9` and a backslash becomes two."""
-    return text.encode("unicode_escape").decode("ascii")
+    return _ESCAPE(text)[0].decode("ascii")
 
 
 def escaped_label(text: str) -> str:

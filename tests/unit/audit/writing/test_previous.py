@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
-from tests.built_audit_logs import Builder, events
+from tests.built_audit_logs import FOREIGN_KEY, PINNED, Builder, events, note_key
 
-from steerguard.audit.evidence.checkpoint import parse_head
+from steerguard.audit.evidence.checkpoint import TreeHead, parse_head, sign_head, stored
 from steerguard.audit.evidence.layout import checkpoints_name
+from steerguard.audit.evidence.note import Note, NoteSignature
 from steerguard.audit.writing.previous import previous_log
 
 NOTHING = {"previous": None, "previous_size": None, "previous_root": None}
@@ -29,7 +30,7 @@ def stated(note):
 
 
 def test_nothing_is_said_without_a_directory_or_another_log(tmp_path):
-    assert previous_log(None) == previous_log(tmp_path) == NOTHING
+    assert previous_log(None, PINNED) == previous_log(tmp_path, PINNED) == NOTHING
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 60, 200])
@@ -38,7 +39,7 @@ def test_the_last_whole_checkpoint_is_named(tmp_path, built, cut):
     path.chmod(0o600)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) - cut])
-    assert previous_log(tmp_path) == stated(built.notes[-1 if cut == 0 else -2][1])
+    assert previous_log(tmp_path, PINNED) == stated(built.notes[-1 if cut == 0 else -2][1])
 
 
 @pytest.mark.parametrize("damage", ["empty", "gone", "junk", "other log", "pipe", "link", "folder"])
@@ -59,4 +60,22 @@ def test_a_file_that_holds_no_checkpoint_of_the_log_says_nothing_of_its_records(
         path.symlink_to(tmp_path / "elsewhere")
     elif damage == "folder":
         path.mkdir()
-    assert previous_log(tmp_path) == {**NOTHING, "previous": built.log}
+    assert previous_log(tmp_path, PINNED) == {**NOTHING, "previous": built.log}
+
+
+def test_a_checkpoint_that_somebody_else_put_there_is_not_stated(tmp_path, built):
+    path = tmp_path / checkpoints_name(built.log)
+    path.chmod(0o600)
+    head = TreeHead(built.log, 999_999, bytes(32))
+    with path.open("ab") as file:
+        file.write(stored(sign_head(head, [(note_key(FOREIGN_KEY).name, FOREIGN_KEY)])))
+    assert previous_log(tmp_path, PINNED) == {**NOTHING, "previous": built.log}
+    signed = sign_head(head, [(PINNED.name, FOREIGN_KEY)]).note.signatures[0]
+    forged = Note(head.text, (NoteSignature(PINNED.name, PINNED.hash, signed.signature),)).content
+
+    path.write_bytes(forged + b"\n")
+    assert previous_log(tmp_path, PINNED) == {**NOTHING, "previous": built.log}
+
+
+def test_an_unsigned_log_states_no_checkpoint(tmp_path, built):
+    assert previous_log(tmp_path, None) == {**NOTHING, "previous": built.log}
