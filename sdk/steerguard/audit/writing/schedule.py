@@ -112,8 +112,9 @@ class Schedule:
         return seq >= self._due_seq or size >= self._max_bytes or time.monotonic() >= self._due_at
 
     def rotation_due(self, size: int) -> bool:
-        """Return whether the current segment, of so many bytes, is full or old."""
-        return size >= self._max_bytes or time.monotonic() >= self._segment_since + self._max_age
+        """Return whether the current segment, of so many bytes, is full or old; an empty one is neither."""
+        # Before log.open a slow start can outlast the age.
+        return size > 0 and (size >= self._max_bytes or time.monotonic() >= self._segment_since + self._max_age)
 
     def checkpoint_due(self, seq: int) -> bool:
         """Return whether a checkpoint over `seq` records is due."""
