@@ -44,8 +44,7 @@ from steerguard.version import __version__
 class AuditLog:
     """A hash-chained, signed log of what the guard decided; open it with `AuditLog.open`.
 
-    Threads may share one log.
-    A forked child does not write to its parent's log: its first record opens a log of its own in the same directory.
+    Threads may share one log. A forked child does not write to its parent's log: its first record opens a log of its own in the same directory.
     Other logs in the directory are never touched, but for those whose process died: these are finished (see `recovery`).
     """
 
@@ -303,13 +302,12 @@ class AuditLog:
             checkpoint_key=None if self._signer is None else self._signer.key.text,
             **previous_log(None if self._own_sink is not None else self._directory, self.checkpoint_key),
         )
-        files = None
-        if self._own_sink is None:
+        files, sink = None, self._own_sink
+        if sink is None:
             if self._directory is None:
                 raise _unavailable("the log has neither a directory nor a sink")
             files = OpenedFiles.create(self._directory, log_id)
-        sink = files.segments if self._own_sink is None and files is not None else self._own_sink
-        assert sink is not None
+            sink = files.segments
         writer = None
         try:
             writer = ChainWriter(
@@ -326,10 +324,12 @@ class AuditLog:
             )
             writer.record(first)
         except BaseException:
-            if writer is not None:
-                writer.abandon()
-            if files is not None:
-                files.discard()
+            with contextlib.ExitStack() as last:
+                if writer is not None:
+                    # It holds the lock: nobody may take the log over while its files go.
+                    last.callback(writer.abandon)
+                if files is not None:
+                    files.discard()
             raise
         self._finalizer = weakref.finalize(self, _close_unattended, writer)
         self._writer = writer

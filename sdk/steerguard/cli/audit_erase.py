@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from steerguard.cli.audit_answer import print_document
+from steerguard.cli.audit_answer import print_document, refuse
 from steerguard.cli.audit_options import (
     AsJson,
     CheckpointCopies,
@@ -46,6 +46,11 @@ def erase(
                 typer.confirm(f"Erase the content of {_rows(rows)} for good?", abort=True, err=True)
         found = erase_request(directory, request, reason=reason, checkpoints=checkpoints)
     rows, before = sum(one.readable for one in found), sum(one.erased for one in found)
+    if not rows and not before:
+        refuse(
+            f"No encrypted content of request {request} was ever in this directory. "
+            "Give the guard's id, `req`; `steerguard audit query PATH --request ID` shows it for an id of the host."
+        )
     if as_json:
         logs = [{"log": one.log, "erased": one.readable, "erased_before": one.erased} for one in found]
         print_document({"request": request, "erased": rows, "erased_before": before, "logs": logs})
@@ -53,9 +58,8 @@ def erase(
     for one in found:
         if one.readable:
             typer.echo(f"{one.log}: {_rows(one.readable)} erased")
-    if rows == 0:
-        earlier = f": {_rows(before)} erased before" if before else " in this directory"
-        say(f"Request {request} has no encrypted content left{earlier}.")
+    if rows == 0 and before:
+        say(f"Request {request} has no encrypted content left: {_rows(before)} erased before.")
 
 
 def _rows(count: int) -> str:

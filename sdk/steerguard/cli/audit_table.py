@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from steerguard.cli.visible import visible_lines
+
+_UNFOLDED: Final = 1000
+"""Columns of a table that does not go to a terminal; it is only as wide as its content."""
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: bool = False) -> None:
@@ -24,4 +28,8 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbe
         table.add_column(Text(heading), justify="right" if numbers and place else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(visible_lines(cell)) for cell in row))
-    Console(markup=False, highlight=False).print(table)
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        # Nothing is folded for a pipe or a file: whoever searches there for an id must find it.
+        console = Console(markup=False, highlight=False, width=_UNFOLDED)
+    console.print(table)

@@ -104,7 +104,7 @@ def log_at(path: Path) -> LogFiles:
             "This is not a file of an audit log.",
             where=path,
             expected="<log id>.<six digits>.jsonl or <log id>.checkpoints",
-            found="another name" if match is None else "no such file",
+            found="no such file or directory" if match is not None or not os.path.lexists(path) else "another name",
             next_step="Give a segment of a log, or the directory of the logs.",
         )
     return found[0]

@@ -33,15 +33,21 @@ class OpenedFiles:
         try:
             return cls(directory, log, Segments.create(directory, log), checkpoints)
         except BaseException:
-            checkpoints.close()
             _remove(directory, log)
+            checkpoints.close()
             raise
 
     def discard(self) -> None:
-        """Remove the files of a log whose first record could not be written: nothing is in them."""
+        """Remove the files of a log whose first record could not be written.
+
+        A record that stands there, and could only not be synced or was interrupted, stays: another log may name this one
+        already. The next process that opens a log finishes it.
+        """
         self.segments.close()
+        with suppress(OSError):
+            if (self.directory / segment_name(self.log, 0)).lstat().st_size == 0:
+                _remove(self.directory, self.log)
         self.checkpoints.close()
-        _remove(self.directory, self.log)
 
 
 def newest_log(directory: Path) -> str | None:
@@ -76,7 +82,8 @@ def _is_begun(files: LogFiles) -> bool:
 
 
 def _remove(directory: Path, log: str) -> None:
-    # What cannot be removed is empty, and the next process that opens a log finishes it.
-    for name in (segment_name(log, 0), checkpoints_name(log)):
-        with suppress(OSError):
+    # What cannot be removed is empty, and the next process that opens a log finishes it; without its file of checkpoints
+    # nobody could, so that one goes last.
+    with suppress(OSError):
+        for name in (segment_name(log, 0), checkpoints_name(log)):
             (directory / name).unlink(missing_ok=True)

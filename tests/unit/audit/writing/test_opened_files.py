@@ -39,6 +39,45 @@ def test_a_log_that_another_process_gives_up_while_it_opens_is_not_missed_later(
     assert (report.status, report.missing) == ("ok", ())
 
 
+def test_a_log_that_is_interrupted_behind_its_first_record_and_is_named_by_then_is_finished(tmp_path, monkeypatch):
+    others = []
+
+    def interrupt(_descriptor):
+        monkeypatch.undo()
+        others.append(opened(tmp_path))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fdatasync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        opened(tmp_path)
+    (other,) = others
+    other.close()
+    with opened(tmp_path):
+        pass
+    report = verify_directory(tmp_path, strict=True)
+    assert (report.status, report.missing) == ("ok", ())
+    assert [log.recovered for log in report.logs].count(True) == 1
+
+
+def test_a_segment_that_cannot_be_removed_keeps_its_file_of_checkpoints_and_is_finished(tmp_path, monkeypatch):
+    files = OpenedFiles.create(tmp_path, LATER)
+
+    unlink = Path.unlink
+
+    def fail_for_segments(path, *, missing_ok=False):
+        if path.suffix == ".jsonl":
+            raise OSError(5, "Input/output error")
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fail_for_segments)
+        files.discard()
+    with opened(tmp_path):
+        pass
+    report = verify_directory(tmp_path, strict=True)
+    assert (report.status, len(report.logs)) == ("ok", 2)
+
+
 def test_a_log_with_a_first_record_is_named_and_a_finished_one_too(tmp_path):
     assert newest_log(tmp_path) is None
     log = opened(tmp_path)

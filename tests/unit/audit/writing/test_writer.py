@@ -88,6 +88,13 @@ def test_an_old_segment_is_followed_by_another_at_the_next_record(tmp_path, allo
     sound(tmp_path)
 
 
+def test_a_log_that_opens_more_slowly_than_its_segments_age_begins_with_log_open(tmp_path):
+    with AuditLog.open(tmp_path, content="none", rotation=Rotation(max_age_seconds=1e-9)) as log:
+        pass
+    assert types_in(tmp_path, log.log_id)[0] == "log.open"
+    sound(tmp_path)
+
+
 def test_a_log_can_be_rotated_by_call_but_not_without_segments(tmp_path, allow):
     with AuditLog.open(tmp_path, content="none") as log:
         log.rotate()
