@@ -331,7 +331,7 @@ def test_the_audit_log_needs_no_torch():
 
 
 INTERRUPTED_CLOSE = """
-import sys, threading
+import signal, sys, threading
 from pathlib import Path
 from steerguard.audit.log import AuditLog
 log = AuditLog.open(Path(sys.argv[1]), content="none")
@@ -342,7 +342,8 @@ def hold():  # as the background thread does while it waits for a second place
         go_on.wait(30)
 threading.Thread(target=hold).start()
 held.wait(30)
-threading.Timer(0.2, lambda: __import__("_thread").interrupt_main()).start()
+main = threading.get_ident()
+threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
 try:
     log.close()
 except KeyboardInterrupt:
