@@ -342,6 +342,7 @@ def hold():  # as the background thread does while it waits for a second place
         go_on.wait(30)
 threading.Thread(target=hold).start()
 held.wait(30)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 main = threading.get_ident()
 threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
 try:

@@ -70,7 +70,10 @@ class Followed:
     """The command in a process of its own, with its lines as they come."""
 
     def __init__(self, path):
-        command = [sys.executable, "-m", "steerguard.cli.main", "audit", "tail", "-f", "--jsonl", str(path)]
+        # A test run in the background may ignore Ctrl-C, and its children with it.
+        heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        run = f"{heeding}; from steerguard.cli.main import main; main()"
+        command = [sys.executable, "-c", run, "audit", "tail", "-f", "--jsonl", str(path)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True, encoding="utf-8"
