@@ -23,7 +23,11 @@ class Histogram:
     def add(self, number: float) -> None:
         """Count one finite number; magnitudes above `GREATEST` count as that."""
         number = min(max(number, -GREATEST), GREATEST)
-        index = math.floor(number / self.width)
+        while self.width < math.ulp(number):
+            # So that the ends of every bin are floats.
+            self._widen()
+        # A quotient would round the tiniest negative numbers to zero.
+        index = int(number // self.width)
         lowest, highest = min(self.bins, default=index), max(self.bins, default=index)
         while max(highest, index) - min(lowest, index) >= MAX_BINS:
             self._widen()
