@@ -284,8 +284,8 @@ class Guard:
                 "The model of this guard no longer exists.", expected="the model that was wrapped", found="nothing"
             )
         trace, recorder = CallTrace("check"), self._recorder
-        batch = render(self._tokenizer, conversations, device=model.device)
         try:
+            batch = render(self._tokenizer, conversations, device=model.device)
             recorder = recorder.under(self.plan)
             self._require_intact(model)
             with self.uncompiled(model):

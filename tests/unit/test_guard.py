@@ -19,9 +19,10 @@ from tests.guarded_models import (
     shared_model,
     splitting_threshold,
     state_of,
+    tokenizer,
 )
 
-from steerguard.errors import AuditSinkError, UnsupportedGenerationError
+from steerguard.errors import AuditSinkError, IncompatibleModelError, UnsupportedGenerationError
 from steerguard.testing import MemorySink
 
 
@@ -138,6 +139,20 @@ def test_check_releases_nothing_when_it_cannot_be_recorded():
         sink.at = 0
         with pytest.raises(AuditSinkError):
             wrapped.guard.check(conversation("hello"))
+
+
+def test_a_check_whose_prompt_cannot_be_rendered_is_recorded_as_failed(monkeypatch):
+    def failing(*_arguments, **_named):
+        raise ValueError("the template quotes a prompt")
+
+    sink = MemorySink()
+    with guarded(shared_model(), policy(0.0), audit=memory_log(sink)) as wrapped:
+        monkeypatch.setattr(type(tokenizer()), "apply_chat_template", failing)
+        with pytest.raises(IncompatibleModelError):
+            wrapped.guard.check(conversation("hello"))
+    (record,) = _records(sink, "guard.error")
+    assert (record["code"], record["outcome"]) == ("IncompatibleModelError", "raise")
+    assert "quotes" not in json.dumps(record)
 
 
 def test_explain_says_what_was_read_and_what_would_flip_it():

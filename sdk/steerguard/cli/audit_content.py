@@ -28,11 +28,13 @@ def content(
 
     Exit status: 0 all rows were read; 1 one could not be, and its `error` says why, or a log is broken; 2 there is none.
     """
-    from steerguard.audit.privacy.sealing import SealingKey, required_sealing_key
+    from steerguard.audit.privacy.sealing import SEALING_VARIABLE, SealingKey
     from steerguard.audit.upkeep.unsealing import unsealed_rows
 
     with reported():
-        key = required_sealing_key(None if sealing_key is None else SealingKey.from_file(sealing_key))
+        key = SealingKey.from_environment() if sealing_key is None else SealingKey.from_file(sealing_key)
+        if key is None:
+            refuse(f"Give the key that the content was encrypted with: --sealing-key FILE, or {SEALING_VARIABLE}.")
         rows = unsealed_rows(directory, request, key)
     if not rows:
         refuse(f"Request {request} has no encrypted content in {directory}.")

@@ -106,13 +106,20 @@ def _export(
 ) -> ExportReport:
     from steerguard.audit.reading import export as exports
     from steerguard.audit.reading.whole_file import whole_file
+    from steerguard.errors import AuditError
 
     if out is not None:
         with whole_file(out) as file:
             return _required(exports.export(path, file, form, chosen, pins), path)
     stream = typer.get_binary_stream("stdout")
-    report = _required(exports.export(path, stream, form, chosen, pins), path)
-    stream.flush()
+    try:
+        report = _required(exports.export(path, stream, form, chosen, pins), path)
+        stream.flush()
+    except AuditError as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            # Whoever read it has had enough.
+            raise error.__cause__ from None
+        raise
     return report
 
 

@@ -30,6 +30,7 @@ from steerguard.cli.audit_reading import (
 )
 from steerguard.cli.audit_table import print_table
 from steerguard.cli.reporting import reported
+from steerguard.cli.visible import say
 
 DECISION = "guard.decision"
 _HEADINGS = ("time", "request", "row", "mode", "score vs threshold", "intended → applied", "cause, rules", "doses")
@@ -85,6 +86,8 @@ def query(
 
         report = read(path, pins_of(keys, checkpoints), keep)
     rows = newest.records
+    if not rows:
+        say("No record was found.", err=True)
     misfits = _print(rows, as_json=as_json, as_lines=as_lines, table=chosen.types == frozenset({DECISION}))
     point_out_last(report, [(row["log"], row["seq"]) for row in rows])
     raise typer.Exit(exit_code(report, misfits=misfits))
@@ -123,7 +126,7 @@ def _print(rows: Sequence[dict[str, Any]], *, as_json: bool, as_lines: bool, tab
     elif as_lines:
         for row in rows:
             typer.echo(json_line(row))
-    elif table:
+    elif table and rows:
         _table([row for row, sound in zip(rows, fitting, strict=True) if sound])
         for row, sound in zip(rows, fitting, strict=True):
             if not sound:

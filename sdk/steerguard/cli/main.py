@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import typer
 
@@ -25,6 +26,9 @@ GROUPS = {
     "demo-registry": "Sign, vet, publish, lock, pull and revoke an artifact on a Hub on the loopback address.",
 }
 """Command, and what it does; module `steerguard.cli.<command>` has it as `app`, or as a function of that name, `-` as `_`."""
+
+PIPE_CLOSED: Final = 141
+"""Exit status when whoever read the output went away, `| head` for one; what shells report for it."""
 
 
 def application(commands: Sequence[str]) -> typer.Typer:
@@ -50,7 +54,13 @@ def application(commands: Sequence[str]) -> typer.Typer:
 def main() -> None:
     """Run the command line; only the named command's module is loaded."""
     named = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    application([named] if named in GROUPS else list(GROUPS))()
+    try:
+        application([named] if named in GROUPS else list(GROUPS))()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):
+            # Typer's own exit code for it, 1, says of an audit log that it is broken.
+            raise SystemExit(PIPE_CLOSED) from None
+        raise
 
 
 def _show_version(*, show: bool) -> None:

@@ -93,5 +93,5 @@ def write_secret(path: Path, content: bytes, kind: SecretKind) -> None:
             f"The key file for {kind.purpose} cannot be made.",
             where=path,
             found=error.strerror,
-            next_step="Choose a writable path that does not exist yet.",
+            next_step="Choose a path that does not exist yet, in a folder that exists and can be written.",
         ) from error

@@ -116,8 +116,9 @@ def test_content_takes_the_key_of_the_environment(tmp_path, directory, monkeypat
 def test_content_without_a_key_says_how_to_give_one(directory, monkeypatch):
     monkeypatch.delenv(SEALING_VARIABLE, raising=False)
     result = runner.invoke(app, ["content", str(directory), "--request", "request-1"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert SEALING_VARIABLE in result.output
+    assert "--sealing-key" in result.output
 
 
 def test_content_of_an_erased_request_says_so(tmp_path, directory):

@@ -58,6 +58,14 @@ def test_other_keys_are_made_without_a_public_half(tmp_path, purpose, kind):
 
 
 @pytest.mark.parametrize("purpose", ["checkpoint", "content", "sealing"])
+def test_a_folder_that_is_not_there_is_what_the_next_step_names(tmp_path, purpose):
+    result = audit("keygen", tmp_path / "absent" / "some.key", "--purpose", purpose)
+    assert result.exit_code == 1
+    assert "in a folder that exists" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("purpose", ["checkpoint", "content", "sealing"])
 def test_no_key_is_overwritten(tmp_path, purpose):
     path = tmp_path / "some.key"
     path.write_text("precious")

@@ -115,6 +115,14 @@ def test_nothing_to_read_exits_2(tmp_path, name):
     assert result.stderr
 
 
+@pytest.mark.parametrize(
+    ("form", "printed"), [([], ""), (["--type", "all"], ""), (["--jsonl"], ""), (["--json"], "[\n]\n")]
+)
+def test_no_match_is_said_and_is_no_failure(logs, form, printed):
+    result = run(logs, "--request", "absent", *form)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, printed, "No record was found.\n")
+
+
 def test_json_is_an_array_of_records(logs):
     assert [found["req"] for found in json.loads(run(logs, "--json").stdout)] == ["r1", "r3", "r2"]
     assert json.loads(run(logs, "--json", "--request", "absent").stdout) == []
