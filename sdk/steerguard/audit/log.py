@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import platform
@@ -11,8 +10,6 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
-
-import structlog
 
 from steerguard.audit.evidence.checkpoint import SignedHead
 from steerguard.audit.evidence.durable import NEW_LOG
@@ -35,7 +32,9 @@ from steerguard.audit.writing.opened_files import OpenedFiles
 from steerguard.audit.writing.opening import content_key, prepared_directory, required_sealing_key
 from steerguard.audit.writing.previous import previous_log
 from steerguard.audit.writing.recovery import recover_logs
-from steerguard.audit.writing.writer import ChainWriter, WriterParts
+from steerguard.audit.writing.unattended import close_unattended
+from steerguard.audit.writing.writer import ChainWriter
+from steerguard.audit.writing.writer_parts import WriterParts
 from steerguard.errors import AuditError, AuditSinkError
 from steerguard.signing.keys import Signer
 from steerguard.version import __version__
@@ -322,16 +321,19 @@ class AuditLog:
                     checkpoints=self._checkpoints,
                 )
             )
-            writer.record(first)
+            writer.begin(first)
+            self._finalizer = weakref.finalize(self, close_unattended, writer)
         except BaseException:
-            with contextlib.ExitStack() as last:
+            try:
                 if writer is not None:
-                    # It holds the lock: nobody may take the log over while its files go.
-                    last.callback(writer.abandon)
+                    writer.stop()
                 if files is not None:
+                    # The writer holds the lock: nobody may take the log over while its files go.
                     files.discard()
+            finally:
+                if writer is not None:
+                    writer.abandon()
             raise
-        self._finalizer = weakref.finalize(self, _close_unattended, writer)
         self._writer = writer
         return writer
 
@@ -361,24 +363,6 @@ class AuditLog:
             self._forked_from = writer.log_id
             if self._own_sink is None:
                 writer.abandon(forked=True)
-
-
-def _close_unattended(writer: ChainWriter) -> None:
-    """Close a log whose owner is gone; its own thread may have collected it while it holds the log's lock."""
-    if not writer.close_in_background(lambda: _close_reporting(writer)):
-        _close_reporting(writer)
-
-
-def _close_reporting(writer: ChainWriter) -> None:
-    """Close a log: at collection and at exit nobody can catch an error, so it is only reported."""
-    try:
-        writer.close()
-    except Exception as error:  # noqa: BLE001 - a caller's sink can raise anything, and a finalizer must not
-        # The host's logger may be gone already when the interpreter exits.
-        with contextlib.suppress(Exception):
-            structlog.get_logger("steerguard").warning(
-                "audit_log_not_closed", log=writer.log_id, error=type(error).__name__
-            )
 
 
 _LOGS: weakref.WeakSet[AuditLog] = weakref.WeakSet()

@@ -108,6 +108,7 @@ class FileSink:
             descriptor = os.open(path, flags, 0o600)
             try:
                 sync_directory(path.parent)
+                return cls(descriptor, where=str(path))
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -119,7 +120,6 @@ class FileSink:
                 found=error.strerror,
                 next_step="Give a directory that this process can write to.",
             ) from error
-        return cls(descriptor, where=str(path))
 
     @classmethod
     def resume(cls, path: Path, size: int, digest: hashlib._Hash) -> Self:
@@ -133,6 +133,7 @@ class FileSink:
             try:
                 os.ftruncate(descriptor, size)
                 sync_file(descriptor)
+                return cls(descriptor, where=str(path), size=size, digest=digest)
             except BaseException:
                 os.close(descriptor)
                 raise
@@ -144,7 +145,6 @@ class FileSink:
                 found=error.strerror,
                 next_step="Free space or repair the directory, then try again.",
             ) from error
-        return cls(descriptor, where=str(path), size=size, digest=digest)
 
     def write(self, line: bytes) -> None:
         """Append one line and a newline.
@@ -232,16 +232,24 @@ class FileSink:
 
         Raises:
             OSError: the mode cannot be changed.
+            AuditSinkError: as `close`.
         """
         if not self._closed:
             os.fchmod(self._descriptor, mode)
             self.close()
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
+        """Close the file; a second call does nothing.
+
+        Raises:
+            AuditSinkError: the file system has an error to tell, which some keep until then; the file is closed all the same.
+        """
         if not self._closed:
             self._closed = True
-            os.close(self._descriptor)
+            try:
+                os.close(self._descriptor)
+            except OSError as error:
+                raise self._failure(error.strerror) from error
 
     def _cut_back(self) -> None:
         try:

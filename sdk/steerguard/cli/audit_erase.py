@@ -34,7 +34,9 @@ def erase(
     """Destroy the keys of a request's encrypted content, in logs that are in use too. Every log stays valid.
 
     Keyed hashes of content are not touched: destroying the key for hashing content cuts their link.
-    A backup, a snapshot or a flash device may still hold the keys. Exit status 1 when it failed or was not confirmed.
+    A backup, a snapshot or a flash device may still hold the keys.
+
+    Exit status: 0 there was content, and it is erased now or was before; 1 it failed or was not confirmed; 2 there is none.
     """
     from steerguard.audit.upkeep.erase import erase_request, sealed_rows
 
@@ -46,14 +48,15 @@ def erase(
                 typer.confirm(f"Erase the content of {_rows(rows)} for good?", abort=True, err=True)
         found = erase_request(directory, request, reason=reason, checkpoints=checkpoints)
     rows, before = sum(one.readable for one in found), sum(one.erased for one in found)
-    if not rows and not before:
-        refuse(
-            f"No encrypted content of request {request} was ever in this directory. "
-            "Give the guard's id, `req`; `steerguard audit query PATH --request ID` shows it for an id of the host."
-        )
     if as_json:
         logs = [{"log": one.log, "erased": one.readable, "erased_before": one.erased} for one in found]
         print_document({"request": request, "erased": rows, "erased_before": before, "logs": logs})
+    if not rows and not before:
+        refuse(
+            f"There is no encrypted content of request {request} in this directory; that of pruned segments is gone. "
+            "Give the guard's id, `req`; `steerguard audit query PATH --request ID` shows it for an id of the host."
+        )
+    if as_json:
         return
     for one in found:
         if one.readable:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from steerguard.cli.visible import visible_lines
 
-_UNFOLDED: Final = 1000
+_UNFOLDED: Final = 100_000
 """Columns of a table that does not go to a terminal; it is only as wide as its content."""
 
 
@@ -28,8 +29,10 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbe
         table.add_column(Text(heading), justify="right" if numbers and place else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(visible_lines(cell)) for cell in row))
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        # Nothing is folded for a pipe or a file: whoever searches there for an id must find it.
-        console = Console(markup=False, highlight=False, width=_UNFOLDED)
+    if sys.stdout.isatty():
+        console = Console(markup=False, highlight=False)
+    else:
+        # Nothing is folded or coloured for a pipe or a file, whatever the environment says of terminals: whoever searches
+        # there for an id must find it.
+        console = Console(markup=False, highlight=False, width=_UNFOLDED, force_terminal=False)
     console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from contextlib import suppress
 
 import pytest
@@ -35,6 +36,40 @@ ACTIONS = {
     "content_key": lambda log, _event: log.rotate_content_key(NEW_CONTENT),
     "close": lambda log, _event: log.close(),
 }
+
+
+def test_an_interrupt_at_any_line_of_opening_leaves_no_lock_and_no_damage(tmp_path):
+    at, interrupted = 0, True
+    while interrupted:
+        at += 5
+        folder = tmp_path / str(at)
+        AuditLog.open(folder, content="none").close()
+        logs = []
+        interrupted = Interrupter(at, AUDIT).run(
+            lambda into=logs, at=folder: into.append(AuditLog.open(at, content="none"))
+        )
+        for log in logs:
+            log.close()
+        # The interrupt does not come again, so whatever holds a lock would hold it for ever.
+        assert not _locked(folder), at
+        with AuditLog.open(folder, content="none"):
+            pass
+        report = verify_directory(folder, strict=True)
+        assert (report.status, report.missing) == ("ok", ()), at
+        assert all(log.closed for log in report.logs), at
+    assert at > 100
+
+
+def _locked(folder):
+    """Return the files of checkpoints that somebody still holds."""
+    held = []
+    for path in folder.glob("*.checkpoints"):
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(path.name)
+    return held
 
 
 @pytest.mark.parametrize("action", ACTIONS)

@@ -33,8 +33,8 @@ def logs(tmp_path_factory):
     return directory
 
 
-def answer(*words, stdout):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+def answer(*words, stdout, **variables):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
     command = [sys.executable, "-m", "steerguard.cli.main", *words]
     done = subprocess.run(
         command, stdout=stdout, stderr=subprocess.PIPE, env=environment, text=True, timeout=120, check=False
@@ -59,3 +59,13 @@ def test_exit_codes_of_commands_are_handed_on(logs, tmp_path):
     assert answer("audit", "verify", str(logs), stdout=subprocess.DEVNULL) == (0, "")
     code, said = answer("audit", "verify", str(tmp_path), stdout=subprocess.DEVNULL)
     assert (code, "There is no audit log" in said) == (2, True)
+
+
+def test_a_table_in_a_file_is_neither_folded_nor_coloured_whatever_the_environment_says(logs, tmp_path):
+    path = tmp_path / "table.txt"
+    with path.open("wb") as out:
+        forced = {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1", "COLUMNS": "40"}
+        assert answer("audit", "query", str(logs), "--last", "1", stdout=out, **forced)[0] == 0
+    text = path.read_text("utf-8")
+    assert "\x1b" not in text
+    assert "intended → applied" in text

@@ -55,6 +55,7 @@ class CheckpointFile:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 staged.rename(path)
                 sync_directory(directory)
+                return cls(descriptor, path)
             except BaseException:
                 os.close(descriptor)
                 for name in (staged, path):
@@ -68,7 +69,6 @@ class CheckpointFile:
                 found=error.strerror,
                 next_step="Give a directory that this process can write to, on a file system with locks.",
             ) from error
-        return cls(descriptor, path)
 
     @property
     def last(self) -> SignedHead | None:
@@ -132,10 +132,17 @@ class CheckpointFile:
             raise self._failure(error.strerror, "Repair the directory; the next process finishes the log.") from error
 
     def close(self) -> None:
-        """Close the file, which lets go of the lock unless a parent process holds it too; a second call does nothing."""
+        """Close the file, which lets go of the lock unless a parent process holds it too; a second call does nothing.
+
+        Raises:
+            AuditSinkError: the file system has an error to tell; the file is closed all the same.
+        """
         if not self._closed:
             self._closed = True
-            os.close(self._descriptor)
+            try:
+                os.close(self._descriptor)
+            except OSError as error:
+                raise self._failure(error.strerror, NEW_LOG) from error
 
     def _failure(self, found: str | None, next_step: str) -> AuditSinkError:
         return AuditSinkError(

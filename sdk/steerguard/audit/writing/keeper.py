@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 _STOP_SECONDS = 5.0
@@ -23,6 +25,27 @@ class Kept(Protocol):
         """Do what is due. Raises nothing: what failed is due, and raised, at the next record."""
 
 
+class _Bell:
+    """What `threading.Event` is for, made of one lock: a ring that an interrupt cuts short leaves nothing held.
+
+    The locks of an event are taken in Python code, where an interrupt fits between a lock and its block.
+    """
+
+    def __init__(self) -> None:
+        self._silent = threading.Lock()
+        self._silent.acquire()
+
+    def ring(self) -> None:
+        """Let `wait` return, now or when it is called; several rings count as one."""
+        # It was rung already.
+        with suppress(RuntimeError):
+            self._silent.release()
+
+    def wait(self, seconds: float | None) -> None:
+        """Wait for a ring, for at most so long; without a limit for None."""
+        self._silent.acquire(timeout=-1 if seconds is None else min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+
+
 class Keeper:
     """A daemon thread that is started on first use and ends with `stop`, with its process, and in no forked child.
 
@@ -32,8 +55,10 @@ class Keeper:
 
     def __init__(self, kept: Kept) -> None:
         self._kept = kept
-        self._wake = threading.Event()
+        self._bell = _Bell()
         self._thread: threading.Thread | None = None
+        self._runs = False
+        """Whether the thread does. `Thread.is_alive` can say no of a thread that runs once an interrupt met it."""
         self._stopped = False
         self._at_end: Callable[[], None] | None = None
 
@@ -44,47 +69,57 @@ class Keeper:
 
     def wake(self) -> bool:
         """Let the thread look again how long it may sleep; return whether there is a thread."""
-        if not self._is_running and not self._start():
+        if not self._runs and not self._start():
             return False
-        self._wake.set()
+        self._bell.ring()
         return True
 
     def stop(self) -> None:
         """Let the thread end."""
         self._stopped = True
-        self._wake.set()
+        self._bell.ring()
 
     def join(self) -> None:
         """Wait for the end of the thread, unless this is it."""
-        if self._thread is not None and self._is_running and not self.is_current:
-            self._thread.join(_STOP_SECONDS)
+        if self._thread is not None and not self.is_current:
+            # An interrupt may have kept it from starting.
+            with suppress(RuntimeError):
+                self._thread.join(_STOP_SECONDS)
 
     def end_with(self, function: Callable[[], None]) -> None:
         """End the thread, which then calls a function. For a caller in the thread itself, which may hold locks."""
         self._at_end = function
         self._stopped = True
 
-    @property
-    def _is_running(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
-
     def _start(self) -> bool:
+        handled = sys.exception()
         thread = threading.Thread(target=self._run, name=f"steerguard-audit-{self._kept.log_id}", daemon=True)
-        # Before the start: an interrupt during it leaves a thread that runs.
-        self._thread = thread
+        # Before the start: an interrupt during it may leave a thread that runs.
+        self._thread, self._runs = thread, True
         try:
             thread.start()
-        except RuntimeError:
+        except BaseException as error:
+            # A thread that runs all the same says so itself.
+            self._runs = False
+            inner = error.__context__
+            if not isinstance(error, RuntimeError):
+                raise
+            if inner is not handled and inner is not None and not isinstance(inner, Exception):
+                # An interrupt between the steps of a start, which then fails at a lock of its own.
+                raise inner from None
             # The system has no thread left, or the interpreter is ending.
             self._thread = None
             return False
         return True
 
     def _run(self) -> None:
-        while not self._stopped:
-            self._wake.wait(self._kept.seconds_left())
-            self._wake.clear()
-            if not self._stopped:
-                self._kept.tend()
-        if self._at_end is not None:
-            self._at_end()
+        self._runs = True
+        try:
+            while not self._stopped:
+                self._bell.wait(self._kept.seconds_left())
+                if not self._stopped:
+                    self._kept.tend()
+            if self._at_end is not None:
+                self._at_end()
+        finally:
+            self._runs = False

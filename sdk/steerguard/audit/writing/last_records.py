@@ -24,7 +24,8 @@ from steerguard.audit.records.events import EventBody, LogKeyRotate, LogOpen, Lo
 from steerguard.audit.sinks import FileSink
 from steerguard.audit.writing.anchor import Anchor, CheckpointSigner
 from steerguard.audit.writing.survived import Survived, damaged, survived
-from steerguard.audit.writing.writer import ChainWriter, WriterParts
+from steerguard.audit.writing.writer import ChainWriter
+from steerguard.audit.writing.writer_parts import WriterParts
 from steerguard.version import __version__
 
 

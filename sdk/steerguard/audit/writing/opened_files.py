@@ -33,8 +33,10 @@ class OpenedFiles:
         try:
             return cls(directory, log, Segments.create(directory, log), checkpoints)
         except BaseException:
-            _remove(directory, log)
-            checkpoints.close()
+            try:
+                _remove(directory, log)
+            finally:
+                checkpoints.close()
             raise
 
     def discard(self) -> None:
@@ -43,11 +45,15 @@ class OpenedFiles:
         A record that stands there, and could only not be synced or was interrupted, stays: another log may name this one
         already. The next process that opens a log finishes it.
         """
-        self.segments.close()
-        with suppress(OSError):
-            if (self.directory / segment_name(self.log, 0)).lstat().st_size == 0:
-                _remove(self.directory, self.log)
-        self.checkpoints.close()
+        try:
+            # What a file system says of a file that is given up matters to nobody.
+            with suppress(AuditSinkError):
+                self.segments.close()
+            with suppress(OSError):
+                if (self.directory / segment_name(self.log, 0)).lstat().st_size == 0:
+                    _remove(self.directory, self.log)
+        finally:
+            self.checkpoints.close()
 
 
 def newest_log(directory: Path) -> str | None:

@@ -53,7 +53,12 @@ class Segments:
         Raises:
             AuditSinkError: it exists or cannot be made.
         """
-        return cls(directory, log, 0, FileSink.create(directory / segment_name(log, 0)))
+        first = FileSink.create(directory / segment_name(log, 0))
+        try:
+            return cls(directory, log, 0, first)
+        except BaseException:
+            first.close()
+            raise
 
     @property
     def number(self) -> int:

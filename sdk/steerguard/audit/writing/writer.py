@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -15,35 +13,14 @@ from steerguard.audit.privacy.content_rule import ContentRule
 from steerguard.audit.receipt import Receipt
 from steerguard.audit.records.events import Checkpoint, EventBody, LogClose, LogKeyRotate, LogRotate
 from steerguard.audit.records.fields import SealedContent
-from steerguard.audit.settings import CheckpointSettings, Durability, Rotation
-from steerguard.audit.sinks import AuditSink
-from steerguard.audit.writing.anchor import Anchor, CheckpointSigner
+from steerguard.audit.writing.anchor import CheckpointSigner
 from steerguard.audit.writing.background_sync import BackgroundSync
 from steerguard.audit.writing.keeper import Keeper
 from steerguard.audit.writing.line_chain import CLOSED, UNSYNCED, LineChain
 from steerguard.audit.writing.schedule import Schedule
 from steerguard.audit.writing.segments import Segments
+from steerguard.audit.writing.writer_parts import WriterParts
 from steerguard.errors import AuditError, AuditSinkError
-
-if TYPE_CHECKING:
-    from steerguard.audit.privacy.sealed_store import SealedStore
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriterParts:
-    """What a writer is made of."""
-
-    log_id: str
-    sink: AuditSink
-    """Where the lines go; the writer closes it. `Segments` can rotate."""
-    anchor: Anchor | None = None
-    """Makes the checkpoints; None for a log without."""
-    sealed: SealedStore | None = None
-    content: ContentRule
-    """What may be recorded of prompts and answers."""
-    durability: Durability = field(default_factory=Durability)
-    rotation: Rotation = field(default_factory=Rotation)
-    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings)
 
 
 class ChainWriter:
@@ -87,6 +64,19 @@ class ChainWriter:
     def segments(self) -> Segments | None:
         """The files; None when the sink is another."""
         return self._segments
+
+    def begin(self, first: EventBody) -> None:
+        """Write the first record; a log that cannot begin takes no other, nor a checkpoint that is due.
+
+        Raises:
+            AuditSinkError: the line could not be written; the rest is for `abandon`.
+        """
+        with self._lock, self._chain.alone():
+            try:
+                self._chain.send(first)
+            except BaseException:
+                self._chain.refuse(CLOSED)
+                raise
 
     def record(self, body: EventBody) -> Receipt:
         """Record one event, or raise and leave the log as it was.
@@ -207,7 +197,7 @@ class ChainWriter:
                     self._chain.send(LogClose())
                     self._finish()
             finally:
-                self._release()
+                self.abandon()
 
     def finish(self) -> None:
         """Sign and release a log that `log.close` is the last record of.
@@ -219,7 +209,7 @@ class ChainWriter:
             try:
                 self._finish()
             finally:
-                self._release()
+                self.abandon()
 
     def close_in_background(self, then: Callable[[], None]) -> bool:
         """When the caller runs in the background thread, which may hold the lock, let that thread call `then` at its end.
@@ -236,6 +226,12 @@ class ChainWriter:
         """Wait for the background thread of a closed log."""
         self._keeper.join()
 
+    def stop(self) -> None:
+        """Take no more records, and wait until the background thread is at none."""
+        with self._lock:
+            self._chain.refuse(CLOSED)
+        self._keeper.stop()
+
     def abandon(self, *, forked: bool = False) -> None:
         """Release the files without a record.
 
@@ -243,16 +239,15 @@ class ChainWriter:
             forked: this is a child, and the log still belongs to its parent. Then no lock may be touched: a thread of
                 the parent may have held it at the fork, and nobody here lets go of it.
         """
-        self._chain.refusal = CLOSED
-        if not forked:
-            self._keeper.stop()
-        if self._sealed is not None:
-            self._sealed.abandon()
-        self._sink.close()
-        if self._anchor is not None:
-            self._anchor.close()
-        if self._background is not None:
-            self._background.abandon()
+        if forked:
+            self._chain.refuse(CLOSED)
+            if self._background is not None:
+                self._background.abandon()
+            if self._sealed is not None:
+                self._sealed.abandon()
+        else:
+            self.stop()
+        self._close_files()
 
     def seconds_left(self) -> float | None:
         """Return how long the background thread may sleep; None when it need not wake by itself."""
@@ -319,14 +314,17 @@ class ChainWriter:
         if self._anchor is not None:
             self._anchor.finish()
 
-    def _release(self) -> None:
-        self._chain.refusal = CLOSED
-        self._keeper.stop()
-        if self._sealed is not None:
-            self._sealed.close()
-        self._sink.close()
-        if self._anchor is not None:
-            self._anchor.close()
+    def _close_files(self) -> None:
+        """Close every file, whatever fails; the lock goes last."""
+        try:
+            if self._sealed is not None:
+                self._sealed.close()
+        finally:
+            try:
+                self._sink.close()
+            finally:
+                if self._anchor is not None:
+                    self._anchor.close()
 
     def _sign(self) -> SignedHead | None:
         """Make everything so far durable, and sign it."""

@@ -19,6 +19,7 @@ from steerguard.audit.copies import CallableCopy
 from steerguard.audit.log import AuditLog
 from steerguard.audit.settings import Durability
 from steerguard.audit.sinks import MemorySink
+from steerguard.audit.writing.keeper import Keeper
 from steerguard.errors import AuditSinkError
 
 
@@ -204,11 +205,11 @@ def test_leaving_the_parents_log_alone_takes_no_lock(tmp_path, allow):
     log = AuditLog.open(tmp_path, content="none")
     log.record(allow)
     writer = log._writer
-    locks = [writer._lock, writer._keeper._wake._cond, log._opening]
+    locks = [writer._lock, log._opening]
     held, done = threading.Event(), threading.Event()
 
     def hold():
-        with locks[0], locks[1], locks[2]:
+        with locks[0], locks[1]:
             held.set()
             done.wait(10)
 
@@ -228,8 +229,8 @@ def test_leaving_the_parents_log_alone_takes_no_lock(tmp_path, allow):
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at /proc")  # noqa: PTH112
 def test_a_child_that_is_forked_while_threads_record_has_a_log_and_a_thread_of_its_own(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKS, tmp_path], check=True, env=environment, timeout=60)
+    command = [sys.executable, "-W", "ignore", "-c", FORKS, tmp_path]
+    subprocess.run(command, check=True, env=_environment(), timeout=60)
     reports = sound(tmp_path).logs
     assert len(reports) == 6
     assert all(report.closed for report in reports)
@@ -277,3 +278,106 @@ def test_an_interrupt_while_the_thread_starts_leaves_one_thread(tmp_path, allow,
     assert [thread.name for thread in threading.enumerate()].count(name) == 1
     log.close()
     sound(tmp_path)
+
+
+def _environment():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+class _Looked:
+    """What a keeper looks after that only counts how often it was tended."""
+
+    log_id = "looked-after"
+
+    def __init__(self):
+        self.tended = 0
+
+    def seconds_left(self):
+        return None
+
+    def tend(self):
+        self.tended += 1
+
+
+class _InterruptAtCall:
+    """Raises KeyboardInterrupt at the n-th call or return, of C functions too, as a signal may."""
+
+    def __init__(self, at):
+        self.left = at
+
+    def __call__(self, frame, kind, _argument):
+        if kind in {"call", "c_call", "c_return"} and frame.f_code.co_filename != __file__:
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+
+
+def test_an_interrupt_at_any_point_of_a_wake_leaves_nothing_held():
+    kept = _Looked()
+    keeper = Keeper(kept)
+    assert keeper.wake()
+    at, interrupted = 0, True
+    while interrupted:
+        at += 1
+        interrupted = False
+        sys.setprofile(_InterruptAtCall(at))
+        try:
+            keeper.wake()
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            sys.setprofile(None)
+        before = kept.tended
+        other = threading.Thread(target=keeper.wake, daemon=True)
+        other.start()
+        other.join(5)
+        assert not other.is_alive(), at
+        wait_for(lambda before=before: kept.tended > before)
+    assert at > 4
+    assert [one.name for one in threading.enumerate()].count("steerguard-audit-looked-after") == 1
+    keeper.stop()
+    keeper.join()
+
+
+def test_an_interrupt_while_the_thread_is_started_is_not_taken_for_a_lack_of_threads():
+    # In a process of its own: what the interrupt leaves of the locks of `threading` is not mended here.
+    subprocess.run([sys.executable, "-c", INTERRUPTED_START], check=True, env=_environment(), timeout=60)
+
+
+INTERRUPTED_START = """
+import os, sys
+from steerguard.audit.writing.keeper import Keeper
+
+class Kept:
+    log_id = "kept"
+    def seconds_left(self): return None
+    def tend(self): pass
+
+def interrupt(_frame, kind, argument):
+    if kind == "c_return" and argument.__name__ == "release":
+        sys.setprofile(None)
+        raise KeyboardInterrupt
+
+sys.setprofile(interrupt)
+try:
+    Keeper(Kept()).wake()
+except KeyboardInterrupt:
+    os._exit(0)
+os._exit(1)
+"""
+
+
+def test_an_interrupt_that_the_app_is_handling_is_not_raised_again_when_there_is_no_thread(monkeypatch):
+    def no_thread(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    keeper = Keeper(_Looked())
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    try:
+        interrupted()
+    except KeyboardInterrupt:
+        assert not keeper.wake()
