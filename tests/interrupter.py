@@ -10,6 +10,7 @@ class Interrupter:
     """Raises KeyboardInterrupt before the n-th line of chosen code of the package that runs.
 
     Lines that open or leave a `with` are left out: real interrupts are not delivered between a lock and its block.
+    So is `try:`, which does nothing and, as the first line of a `with`, still lies before its block.
 
     Args:
         at: n, from 1.
@@ -33,7 +34,7 @@ class Interrupter:
     @staticmethod
     def _guards(frame):
         text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        return text.startswith(("with ", "finally:", "except "))
+        return text.startswith(("with ", "try:", "finally:", "except "))
 
     def run(self, action):
         """Return whether the action was interrupted."""

@@ -322,7 +322,7 @@ class AuditLog:
                 )
             )
             writer.begin(first)
-            self._finalizer = weakref.finalize(self, close_unattended, writer)
+            self._finalizer = weakref.finalize(self, close_unattended, writer, os.getpid())
         except BaseException:
             try:
                 if writer is not None:

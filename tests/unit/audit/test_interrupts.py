@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import gc
+import os
+import sys
 from contextlib import suppress
 
 import pytest
@@ -15,6 +18,7 @@ from steerguard.audit.privacy.keys import ContentKey
 from steerguard.audit.records.record import decision_event
 from steerguard.audit.settings import CheckpointSettings, Durability, Rotation
 from steerguard.audit.verify import verify_directory
+from steerguard.audit.writing.unattended import close_unattended
 from steerguard.errors import AuditError, AuditSinkError
 from steerguard.signing.keys import SigningKey
 
@@ -58,6 +62,63 @@ def test_an_interrupt_at_any_line_of_opening_leaves_no_lock_and_no_damage(tmp_pa
         assert (report.status, report.missing) == ("ok", ()), at
         assert all(log.closed for log in report.logs), at
     assert at > 100
+
+
+class _InterruptAt:
+    """Raises KeyboardInterrupt once, at a call of a function, or when a C function that it calls returns."""
+
+    def __init__(self, function, *, behind=None):
+        self._function, self._behind = function, behind
+        self.hit = False
+
+    def __call__(self, frame, kind, argument):
+        at = kind == "call" if self._behind is None else kind == "c_return" and argument.__name__ == self._behind
+        if at and not self.hit and frame.f_code.co_qualname == self._function:
+            self.hit = True
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_while_a_forgotten_log_is_closed_leaves_no_lock(tmp_path, monkeypatch):
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+    log = AuditLog.open(tmp_path, content="none")
+    interrupter = _InterruptAt("ChainWriter.close")
+    sys.setprofile(interrupter)
+    try:
+        del log
+        gc.collect()
+    finally:
+        sys.setprofile(None)
+    assert interrupter.hit
+    assert [one.exc_type for one in reported] == [KeyboardInterrupt]
+    assert not _locked(tmp_path)
+    report = verify_directory(tmp_path, strict=True)
+    assert (report.status, report.logs[0].closed) == ("ok", True)
+
+
+def test_an_interrupt_while_a_dead_log_is_finished_leaves_no_lock(tmp_path):
+    log = AuditLog.open(tmp_path, content="none")
+    log._finalizer.detach()
+    log._writer.abandon()
+    interrupter = _InterruptAt("_recover", behind="dup")
+    sys.setprofile(interrupter)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            AuditLog.open(tmp_path, content="none")
+    finally:
+        sys.setprofile(None)
+    assert not _locked(tmp_path)
+    AuditLog.open(tmp_path, content="none").close()
+    report = verify_directory(tmp_path, strict=True)
+    assert (report.status, {one.closed for one in report.logs}) == ("ok", {True})
+
+
+def test_a_forked_child_leaves_a_log_that_it_got_a_finalizer_of_to_its_parent(tmp_path):
+    log = AuditLog.open(tmp_path, content="none")
+    close_unattended(log._writer, os.getpid() + 1)
+    assert _locked(tmp_path)
+    log.close()
+    assert not _locked(tmp_path)
 
 
 def _locked(folder):

@@ -214,11 +214,17 @@ class SealedStore:
             raise self._failure(error.strerror) from error
 
     def _close(self, segment: _Segment) -> None:
-        descriptors = (segment.sealed, segment.keys)
+        sealed, keys = segment.sealed, segment.keys
         segment.sealed = segment.keys = None
-        for descriptor in descriptors:
-            if descriptor is not None:
-                os.close(descriptor)
+        try:
+            try:
+                if sealed is not None:
+                    os.close(sealed)
+            finally:
+                if keys is not None:
+                    os.close(keys)
+        except OSError as error:
+            raise self._failure(error.strerror) from error
 
     def _require_usable(self) -> None:
         if self._broken is not None:

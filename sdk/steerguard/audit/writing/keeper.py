@@ -57,8 +57,8 @@ class Keeper:
         self._kept = kept
         self._bell = _Bell()
         self._thread: threading.Thread | None = None
-        self._runs = False
-        """Whether the thread does. `Thread.is_alive` can say no of a thread that runs once an interrupt met it."""
+        self._ended = False
+        """Whether the thread has. `Thread.is_alive` can say no of a thread that runs once an interrupt met it."""
         self._stopped = False
         self._at_end: Callable[[], None] | None = None
 
@@ -69,7 +69,7 @@ class Keeper:
 
     def wake(self) -> bool:
         """Let the thread look again how long it may sleep; return whether there is a thread."""
-        if not self._runs and not self._start():
+        if (self._thread is None or self._ended) and not self._start():
             return False
         self._bell.ring()
         return True
@@ -82,9 +82,7 @@ class Keeper:
     def join(self) -> None:
         """Wait for the end of the thread, unless this is it."""
         if self._thread is not None and not self.is_current:
-            # An interrupt may have kept it from starting.
-            with suppress(RuntimeError):
-                self._thread.join(_STOP_SECONDS)
+            self._thread.join(_STOP_SECONDS)
 
     def end_with(self, function: Callable[[], None]) -> None:
         """End the thread, which then calls a function. For a caller in the thread itself, which may hold locks."""
@@ -92,15 +90,16 @@ class Keeper:
         self._stopped = True
 
     def _start(self) -> bool:
-        handled = sys.exception()
-        thread = threading.Thread(target=self._run, name=f"steerguard-audit-{self._kept.log_id}", daemon=True)
-        # Before the start: an interrupt during it may leave a thread that runs.
-        self._thread, self._runs = thread, True
+        handled, bell = sys.exception(), _Bell()
+        name = f"steerguard-audit-{self._kept.log_id}"
+        thread = threading.Thread(target=self._run, args=(bell,), name=name, daemon=True)
         try:
+            self._bell, self._thread, self._ended = bell, thread, False
             thread.start()
         except BaseException as error:
-            # A thread that runs all the same says so itself.
-            self._runs = False
+            # If it runs all the same, it ends, since it sees that it is not the one.
+            self._thread = None
+            bell.ring()
             inner = error.__context__
             if not isinstance(error, RuntimeError):
                 raise
@@ -108,18 +107,20 @@ class Keeper:
                 # An interrupt between the steps of a start, which then fails at a lock of its own.
                 raise inner from None
             # The system has no thread left, or the interpreter is ending.
-            self._thread = None
             return False
         return True
 
-    def _run(self) -> None:
-        self._runs = True
+    def _run(self, bell: _Bell) -> None:
         try:
-            while not self._stopped:
-                self._bell.wait(self._kept.seconds_left())
-                if not self._stopped:
+            while self._goes_on():
+                bell.wait(self._kept.seconds_left())
+                if self._goes_on():
                     self._kept.tend()
-            if self._at_end is not None:
+            if self._at_end is not None and self.is_current:
                 self._at_end()
         finally:
-            self._runs = False
+            if self.is_current:
+                self._ended = True
+
+    def _goes_on(self) -> bool:
+        return self.is_current and not self._stopped

@@ -45,15 +45,16 @@ class OpenedFiles:
         A record that stands there, and could only not be synced or was interrupted, stays: another log may name this one
         already. The next process that opens a log finishes it.
         """
+        # What a file system says of a file that is given up would only hide why.
         try:
-            # What a file system says of a file that is given up matters to nobody.
             with suppress(AuditSinkError):
                 self.segments.close()
             with suppress(OSError):
                 if (self.directory / segment_name(self.log, 0)).lstat().st_size == 0:
                     _remove(self.directory, self.log)
         finally:
-            self.checkpoints.close()
+            with suppress(AuditSinkError):
+                self.checkpoints.close()
 
 
 def newest_log(directory: Path) -> str | None:

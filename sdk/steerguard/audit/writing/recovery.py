@@ -81,6 +81,8 @@ def _recover(path: Path, recoverer: Recoverer) -> bool:
             notes.close()
         return True
     finally:
+        # A child that was forked meanwhile, or an interrupt behind the copy, would keep the lock with the file.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

@@ -62,18 +62,28 @@ class Schedule:
     def mark(self, *, durable: bool) -> bool:
         """Take note of a record that is about to be written; return whether it must be synced at once."""
         if self._uncovered_since is None and self._checkpoints is not None:
-            self._uncovered_since = time.monotonic()
-            self._plan()
-            self._wake()
+            try:
+                self._uncovered_since = time.monotonic()
+                self._plan()
+                self._wake()
+            except BaseException:
+                # Nothing was written yet, and the next record has to wake the thread instead.
+                self._uncovered_since = None
+                self._plan()
+                raise
         if durable:
             return True
         if self._interval:
             now = time.monotonic()
             if self._unsynced_since is None:
-                self._unsynced_since = now
-                self._sync_by = now + self._durability.seconds + GRACE_SECONDS
-                # Without a thread every record is synced at once.
-                return not self._wake()
+                try:
+                    self._unsynced_since = now
+                    self._sync_by = now + self._durability.seconds + GRACE_SECONDS
+                    # Without a thread every record is synced at once.
+                    return not self._wake()
+                except BaseException:
+                    self.synced()
+                    raise
             return now > self._sync_by
         if self._durability.mode == "batch":
             self._unsynced += 1

@@ -186,11 +186,17 @@ class Segments:
         self._finish(self._row.current)
 
     def close(self) -> None:
-        """Close the files as they are; a second call does nothing."""
+        """Close the files as they are; a second call does nothing.
+
+        Raises:
+            AuditSinkError: see `FileSink.close`.
+        """
         row = self._row
-        for sink in (row.current, row.retiring):
-            if sink is not None:
-                sink.close()
+        try:
+            row.current.close()
+        finally:
+            if row.retiring is not None:
+                row.retiring.close()
 
     def _finish(self, sink: FileSink) -> None:
         try:

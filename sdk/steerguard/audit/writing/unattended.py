@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import os
 
 import structlog
 
 from steerguard.audit.writing.writer import ChainWriter
 
 
-def close_unattended(writer: ChainWriter) -> None:
-    """Close a log whose owner is gone; its own thread may have collected it while it holds the log's lock."""
+def close_unattended(writer: ChainWriter, process: int) -> None:
+    """Close a log whose owner is gone.
+
+    Args:
+        writer: of the log.
+        process: id of the process that opened it; a forked child leaves the log to its parent.
+    """
+    if os.getpid() != process:
+        return
+    try:
+        _close(writer)
+    except BaseException:
+        # An interrupt: it comes once, and nobody else would let go of the lock.
+        _close(writer)
+        raise
+
+
+def _close(writer: ChainWriter) -> None:
+    """Close a log; its own thread may have collected it while it holds the log's lock."""
     if not writer.close_in_background(lambda: _close_reporting(writer)):
         _close_reporting(writer)
 

@@ -102,8 +102,10 @@ class ChainWriter:
         """
         if self._sealed is None:
             raise AuditError("This log seals no content.", where=self.log_id, expected="content mode 'encrypted'")
-        self._chain.require_open()
-        return self._sealed.append(payload, req=req, row=row)
+        # Under the lock that records take: whoever holds it may wait for the side store.
+        with self._lock, self._chain.alone():
+            self._chain.require_open()
+            return self._sealed.append(payload, req=req, row=row)
 
     def checkpoint(self) -> SignedHead | None:
         """Sign everything recorded so far; None when the log has no signer.

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -222,6 +223,25 @@ def test_threads_share_a_store(tmp_path, store):
         f"content {row}".encode() for row in range(200)
     }
     assert sorted(sealed.slot for sealed in found.values()) == list(range(200))
+
+
+def test_a_file_system_that_fails_on_closing_is_reported_and_both_files_are_closed(tmp_path, monkeypatch):
+    store, close, closed = SealedStore(tmp_path, KEY), os.close, []
+    store.begin(LOG, 0)
+    store.append(b"content", req="request-1", row=0)
+
+    def fail(descriptor):
+        closed.append(Path(f"/proc/self/fd/{descriptor}").readlink().suffix)
+        close(descriptor)
+        if closed[-1] == ".sealed":
+            raise OSError(122, "Disk quota exceeded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", fail)
+        with pytest.raises(AuditSinkError, match="Disk quota exceeded"):
+            store.close()
+        store.close()
+    assert closed == [".sealed", ".keys"]
 
 
 def test_a_child_leaves_the_files_to_its_parent(tmp_path, store):

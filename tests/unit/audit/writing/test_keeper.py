@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import suppress
 
 import pytest
 import structlog
@@ -275,8 +276,9 @@ def test_an_interrupt_while_the_thread_starts_leaves_one_thread(tmp_path, allow,
             log.record(allow)
     log.record(allow)
     name = f"steerguard-audit-{log.log_id}"
-    assert [thread.name for thread in threading.enumerate()].count(name) == 1
+    wait_for(lambda: [thread.name for thread in threading.enumerate()].count(name) == 1)
     log.close()
+    assert name not in [thread.name for thread in threading.enumerate()]
     sound(tmp_path)
 
 
@@ -365,6 +367,90 @@ except KeyboardInterrupt:
     os._exit(0)
 os._exit(1)
 """
+
+
+def test_an_interrupt_while_the_thread_is_started_leaves_one_thread_that_ends_with_the_keeper():
+    def keepers():
+        return [one for one in threading.enumerate() if one.name == "steerguard-audit-looked-after"]
+
+    def interrupt(frame, kind, function):
+        # The new thread says that it has begun, and runs.
+        if kind == "c_return" and function.__name__ == "acquire" and frame.f_code.co_name == "wait":
+            sys.setprofile(None)
+            time.sleep(0.05)
+            raise KeyboardInterrupt
+
+    met = 0
+    for _ in range(20):
+        kept = _Looked()
+        keeper = Keeper(kept)
+        sys.setprofile(interrupt)
+        try:
+            keeper.wake()
+        except KeyboardInterrupt:
+            met += 1
+        finally:
+            sys.setprofile(None)
+        for _ in range(3):
+            before = kept.tended
+            assert keeper.wake()
+            wait_for(lambda kept=kept, before=before: kept.tended > before)
+        wait_for(lambda: len(keepers()) == 1)
+        keeper.stop()
+        keeper.join()
+        assert not keepers()
+    assert met
+
+
+def test_an_interrupt_of_the_first_unsynced_record_does_not_keep_later_ones_from_being_synced(allow):
+    """The keeper's ring may be what the interrupt took away."""
+
+    class Counted(MemorySink):
+        @property
+        def late(self):
+            return len(self.lines) - self.synced
+
+        synced = 0
+
+        def sync(self):
+            self.synced = len(self.lines)
+
+    at, interrupted = 0, True
+    while interrupted:
+        at += 1
+        interrupted = False
+        sink = Counted()
+        log = AuditLog.open(content="none", sink=sink, durability=Durability(seconds=0.02))
+        log.record(allow)
+        wait_for(lambda sink=sink: not sink.late)
+        sys.setprofile(_InterruptIn("mark", at))
+        try:
+            log.record(allow)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            sys.setprofile(None)
+        with suppress(AuditSinkError):
+            # This sink cannot tell what an interrupted write left: then the log takes no more.
+            log.record(allow)
+            wait_for(lambda sink=sink: not sink.late, 0.9)
+        log.close()
+    assert at > 4
+
+
+class _InterruptIn(_InterruptAtCall):
+    """The same within one function and what it calls."""
+
+    def __init__(self, function, at):
+        super().__init__(at)
+        self._function = function
+
+    def __call__(self, frame, kind, argument):
+        caller = frame
+        while caller is not None and caller.f_code.co_name != self._function:
+            caller = caller.f_back
+        if caller is not None:
+            super().__call__(frame, kind, argument)
 
 
 def test_an_interrupt_that_the_app_is_handling_is_not_raised_again_when_there_is_no_thread(monkeypatch):

@@ -14,6 +14,7 @@ import pytest
 
 from steerguard.audit.copies import CallableCopy, DirectoryCopy
 from steerguard.audit.log import AuditLog
+from steerguard.audit.privacy.sealing import SealingKey
 from steerguard.audit.records.record import bypass_event
 from steerguard.audit.settings import CheckpointSettings
 from steerguard.audit.sinks import MemorySink
@@ -77,6 +78,33 @@ def test_a_signal_handler_that_comes_back_to_the_log_is_refused_and_the_log_goes
     assert log.record(EVENT).seq == 2, "the line was written as a whole, and is kept"
     log.close()
     assert sound(tmp_path).logs[0].closed
+
+
+@pytest.mark.usefixtures("no_hang")
+@pytest.mark.parametrize("call", ["seal", "close"])
+def test_a_signal_handler_that_comes_back_while_content_is_sealed_is_refused(tmp_path, monkeypatch, call):
+    sealing = SealingKey.of_secret(bytes(range(32)))
+    log = AuditLog.open(tmp_path, content="encrypted", sealing=sealing, checkpoints=CheckpointSettings(signer=SIGNER))
+    pwrite = os.pwrite
+    calls = {"seal": lambda: log.seal(b"other", req="r2", row=0), "close": log.close}
+    before = signal.signal(signal.SIGUSR1, lambda *_arguments: calls[call]())
+
+    def interrupted(descriptor, content, offset):
+        written = pwrite(descriptor, content, offset)
+        signal.raise_signal(signal.SIGUSR1)
+        return written
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", interrupted)
+            with pytest.raises(AuditError, match="just working for"):
+                log.seal(b"content", req="r1", row=0)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    log.close()
+    with AuditLog.open(tmp_path, content="none", checkpoints=CheckpointSettings(signer=SIGNER)):
+        pass
+    sound(tmp_path)
 
 
 @pytest.mark.usefixtures("no_hang")
