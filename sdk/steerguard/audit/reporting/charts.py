@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
@@ -15,6 +16,8 @@ from steerguard.audit.reporting.markup import e
 from steerguard.decision import ACTION_ORDER
 
 WIDTH: Final = 720
+SMALLEST_SPAN: Final = 1e-290
+"""Numbers nearer to each other are drawn as one: quarters of their distance have no power of ten among floats."""
 _LEFT, _RIGHT, _TOP = 62, 14, 14
 _PLOT: Final = WIDTH - _LEFT - _RIGHT
 _BARS: Final = 190
@@ -131,14 +134,16 @@ def nice_ticks(low: float, high: float, *, whole: bool) -> list[float]:
         whole: only whole numbers.
     """
     span = high - low
-    if not math.isfinite(span) or span <= 0:
+    if not math.isfinite(span) or span < SMALLEST_SPAN:
         span = max(abs(low), 1.0)
-    raw = span / 4
+    # Steps below the distance of two floats would put several ticks into one place.
+    raw = max(span / 4, math.ulp(low), math.ulp(high))
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw)
     if whole:
         step = max(1.0, float(math.ceil(step)))
-    first, last = math.floor(low / step), math.ceil(high / step)
+    # Exact: far from zero a quotient of floats rounds to the wrong side.
+    first, last = math.floor(Fraction(low) / Fraction(step)), math.ceil(Fraction(high) / Fraction(step))
     return [index * step for index in range(first, max(last, first + 1) + 1)]
 
 
