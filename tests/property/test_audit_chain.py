@@ -67,6 +67,18 @@ def test_a_flipped_byte_is_detected_anywhere_before_the_last_line(lines, data, m
     assert broken([bytes(content)])
 
 
+@pytest.mark.parametrize("name", ["log", "seq", "v", "type", "t", "mono", "prev"])
+@pytest.mark.parametrize("log", [None, "20000101T000000Z-0123456789abcdef"])
+@pytest.mark.parametrize("index", [0, 1, RECORDS - 1])
+def test_a_missing_field_is_detected_also_where_the_log_is_another_or_not_known(lines, name, log, index):
+    record = json.loads(lines[index])
+    del record[name]
+    content = b"".join([*lines[:index], canonical_line(record) + b"\n", *lines[index + 1 :]])
+    report = verify_bytes(content, log=log)
+    assert report.first_bad is not None
+    assert report.first_bad.seq == (0 if log else index)
+
+
 @given(st.data())
 def test_a_value_changed_into_another_valid_one_is_detected(lines, data):
     index = data.draw(st.integers(1, RECORDS - 2))

@@ -126,11 +126,13 @@ class Walk:
                     self._confirm()
                 if seq == self._due:
                     self._reach()
+            # All are read, whatever the first of them is: none may be missing.
+            log, number, version = record["log"], record["seq"], record["v"]
             fits = (
-                record["log"] == self.log
-                and record["seq"] == seq
-                and record["v"] == 1
-                and record["seq"].__class__ is mono.__class__ is int
+                log == self.log
+                and number == seq
+                and version == 1
+                and number.__class__ is mono.__class__ is int
                 and kind.__class__ is t.__class__ is str
             )
         except ValueError:
